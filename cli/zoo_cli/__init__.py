@@ -1,0 +1,1 @@
+"""The command line of Zoo: parse, build a request, call the library, render."""

@@ -1,0 +1,65 @@
+"""The tree of commands and the way out of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from zoo import __version__
+from zoo_cli.commands import (
+    bench,
+    evaluate,
+    export,
+    finetune,
+    list_,
+    plugins,
+    predict,
+    quickstart,
+    registry,
+    serve,
+    show,
+)
+
+app = typer.Typer(
+    name="zoo",
+    help="Pretrained backbone + your data -> one small, honest, servable ONNX file.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"zoo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+for module in (quickstart, list_, show, plugins, finetune, evaluate, export, predict, bench, serve, registry):
+    module.add_to(app)
+
+
+def main() -> None:
+    """The console script. With --json, a wrong command line is reported as JSON too."""
+    if "--json" not in sys.argv:
+        app()
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:
+        # Typer's own usage errors; their class is not public, their attributes are.
+        if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
+            raise
+        code = error.exit_code
+        sys.stdout.write(json.dumps({"error": error.format_message(), "exit_code": code}) + "\n")
+    sys.exit(code if isinstance(code, int) else 0)

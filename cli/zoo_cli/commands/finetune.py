@@ -1,0 +1,174 @@
+"""`zoo finetune`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from zoo.errors import UsageError
+from zoo_cli.command import command
+from zoo_cli.render import Output, count, percent
+from zoo_cli.settings import environment
+
+if TYPE_CHECKING:
+    from zoo.finetune.request import FinetuneRequest
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command `finetune`."""
+    command(app, "finetune")(_finetune)
+
+
+def _finetune(
+    out: Output,
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="DATA", help="A folder, .zip or .csv of labelled images, or builtin:digits."),
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="e.g. torchvision/resnet18[@imagenet1k_v1].")] = None,
+    strategy: Annotated[
+        Literal["probe", "partial", "lp-ft", "full", "scratch"], typer.Option(help="What is trained, and from where.")
+    ] = "lp-ft",
+    weights: Annotated[str | None, typer.Option(help="A tag, a file (.pth, .safetensors), or none.")] = None,
+    head: Annotated[str, typer.Option(help="The task head, see `zoo list heads`.")] = "linear",
+    hidden: Annotated[str | None, typer.Option(help="Widths of hidden layers, e.g. 512,128 (head mlp).")] = None,
+    dropout: Annotated[float | None, typer.Option(min=0, max=0.95, help="Dropout in the head.")] = None,
+    freeze_stages: Annotated[int | None, typer.Option(metavar="K", help="With partial: freeze the first K.")] = None,
+    input_size: Annotated[int | None, typer.Option(metavar="N", min=1, help="Another square input size.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the last stage (AdamW).")] = None,
+    augment: Annotated[
+        Literal["auto", "none", "crop", "affine"], typer.Option(help="How training images are varied.")
+    ] = "auto",
+    patience: Annotated[int | None, typer.Option(min=0, help="Evaluations without gain before stopping.")] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Use only so many training images per class.")] = None,
+    val_share: Annotated[float | None, typer.Option(help="Share of the training images held out.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default what the cgroup grants.")] = None,
+    on_bad_sample: Annotated[Literal["fail", "skip"], typer.Option(help="What an unreadable image does.")] = "fail",
+    track_test: Annotated[
+        bool, typer.Option("--track-test", help="Also measure the test split during training (never to choose).")
+    ] = False,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Seconds between checkpoints.")] = 30,
+    folder: Annotated[Path | None, typer.Option("--out", help="The new run folder (default: runs/<name>).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained.")] = False,
+) -> None:
+    """Fine-tune a pretrained backbone on your images; the result is a run folder."""
+    from zoo.finetune.loop import InterruptedTrainingError
+    from zoo.finetune.run import finetune, resume as resume_run
+
+    if resume:
+        if folder is None:
+            raise UsageError("--resume needs the run to go on with; give --out RUN")
+        target, begin = folder, lambda: resume_run(folder, environment(), out.progress)
+    else:
+        if data is None or backbone is None:
+            raise UsageError(f"{'DATA' if data is None else '--backbone'} is missing; see `zoo finetune --help`")
+        options: dict[str, Any] = {}
+        if hidden is not None:
+            options["hidden"] = _widths(hidden)
+        if dropout is not None:
+            options["dropout"] = dropout
+        from zoo.finetune.request import FinetuneRequest
+
+        request = FinetuneRequest(
+            data=data,
+            backbone=backbone,
+            weights=weights,
+            head="mlp" if hidden is not None and head == "linear" else head,
+            head_options=options,
+            strategy=strategy,
+            freeze_stages=freeze_stages,
+            input_size=input_size,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            augment=augment,
+            patience=patience,
+            shots=shots,
+            val_share=val_share,
+            seed=seed,
+            device=device,
+            threads=threads,
+            on_bad_sample=on_bad_sample,
+            track_test=track_test,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        if dry_run:
+            _show_plan(out, request)
+            return
+        target = folder or _fresh_folder(request)
+        begin = lambda: finetune(request, target, environment(), out.progress)  # noqa: E731
+    try:
+        result = begin()
+    except InterruptedTrainingError:
+        raise KeyboardInterrupt(f"interrupted; go on with `zoo finetune --resume --out {target}`") from None
+
+    def words() -> None:
+        out.line(
+            f"{result['strategy']} of {result['backbone']} on {result['train_images']} images: "
+            f"test accuracy {percent(result['test_accuracy'])}, validation {percent(result['val_accuracy'])}, "
+            f"{result['steps']} steps in {result['seconds']:.1f} s"
+        )
+        out.line(f"run: {result['run']}   next: zoo export {result['run']}")
+
+    out.result(result, words)
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        widths = tuple(int(width) for width in text.split(","))
+    except ValueError:
+        widths = ()
+    if not widths or min(widths) < 1:
+        raise UsageError(f"--hidden: {text!r}; give widths such as 512,128")
+    return widths
+
+
+def _fresh_folder(request: FinetuneRequest) -> Path:
+    """`runs/<data>-<backbone>-<strategy>-<time>`."""
+    data = re.sub(r"[^A-Za-z0-9_]+", "-", Path(request.data.removeprefix("builtin:")).stem)
+    backbone = request.backbone.partition("@")[0].rpartition("/")[2]
+    return Path("runs") / f"{data}-{backbone}-{request.strategy}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _show_plan(out: Output, request: FinetuneRequest) -> None:
+    from zoo.finetune.run import dry_run
+
+    plan, groups, data = dry_run(request, environment(), out.progress)
+
+    def words() -> None:
+        counts = ", ".join(f"{number} {split}" for split, number in sorted(data.counts().items()))
+        out.line(f"{plan.strategy.name}: {plan.strategy.summary}")
+        out.line(f"{len(data.classes)} classes, {counts}; input {plan.input.height} x {plan.input.width}")
+        out.table(
+            ["part", "state", "parameters", "learning rate"],
+            [
+                (
+                    group.name,
+                    "frozen" if group.frozen else "trainable",
+                    group.params,
+                    "-" if group.frozen else f"{group.lr:.1e}",
+                )
+                for group in groups
+            ],
+        )
+        trainable = sum(group.params for group in groups if not group.frozen)
+        out.line(f"trainable: {count(trainable)} of {count(sum(group.params for group in groups))} parameters")
+        if plan.steps:
+            out.line(
+                f"{plan.epochs} epochs, {plan.steps} steps of {plan.batch_size} images, augmentation {plan.augment}, "
+                f"BatchNorm statistics {'kept' if plan.keep_statistics else 'updated'}"
+            )
+        else:
+            out.line("no training steps: the head is computed from embeddings of one pass over the images")
+
+    out.result({"plan": plan.to_json(), "groups": [asdict(group) for group in groups], "counts": data.counts()}, words)

@@ -1,0 +1,84 @@
+"""`zoo plugins list|check`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from zoo.errors import PluginError
+from zoo_cli.command import command
+from zoo_cli.render import Output
+from zoo_cli.settings import catalogue
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the group `plugins`."""
+    group = typer.Typer(name="plugins", help="The plugins of this environment.", no_args_is_help=True)
+    command(group, "list")(_list)
+    command(group, "check")(_check)
+    app.add_typer(group)
+
+
+def _list(out: Output) -> None:
+    """List every plugin, working or not, and what is wrong with it. Never fails."""
+    rows = [
+        {
+            "name": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "status": plugin.status,
+            "error": plugin.error,
+            "backbones": len(plugin.backbones),
+            "heads": len(plugin.heads),
+        }
+        for plugin in catalogue().plugins
+    ]
+    out.result(
+        rows,
+        lambda: out.table(
+            ["status", "plugin", "distribution", "brings"],
+            [
+                (
+                    row["status"],
+                    row["name"],
+                    f"{row['distribution']} {row['version']}",
+                    row["error"] or f"{row['backbones']} backbones, {row['heads']} heads",
+                )
+                for row in rows
+            ],
+        ),
+    )
+
+
+def _check(
+    out: Output,
+    name: Annotated[str, typer.Argument(help="The plugin's name in `zoo plugins list`.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Also export every backbone to ONNX and compare.")] = False,
+) -> None:
+    """Check that a plugin's backbones and heads do what their specs say."""
+    plugin = catalogue().find_plugin(name)
+    if plugin.status != "ok":
+        raise PluginError(f"plugin {name!r} cannot be used: {plugin.error or 'left out by ZOO_PLUGINS'}")
+    from zoo.testing import check_backbone, check_head
+
+    rows = []
+    with out.progress.task(f"checking {name}", len(plugin.backbones) + len(plugin.heads)) as task:
+        for backbone in plugin.backbones:
+            findings = check_backbone(backbone, deep=deep)
+            rows += [{"spec": backbone.name, "what": f.what, "message": f.message} for f in findings]
+            task.advance(1, backbone.name)
+        for head in plugin.heads:
+            findings = check_head(head)
+            rows += [{"spec": head.name, "what": f.what, "message": f.message} for f in findings]
+            task.advance(1, head.name)
+
+    def words() -> None:
+        for row in rows:
+            out.line(f"{row['spec']}: {row['message']}")
+        if not rows:
+            out.line(f"{name}: {len(plugin.backbones)} backbones and {len(plugin.heads)} heads do what they say")
+
+    out.result({"plugin": name, "ok": not rows, "findings": rows}, words)
+    if rows:
+        raise typer.Exit(PluginError.exit_code)

@@ -1,0 +1,51 @@
+"""`zoo registry write|check`: for those who maintain registry.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoo.errors import ZooError
+from zoo_cli.command import command
+from zoo_cli.render import Output
+from zoo_cli.settings import catalogue
+
+Registry = Annotated[Path, typer.Argument(help="The registry file.", dir_okay=False)]
+Distribution = Annotated[str, typer.Option(help="Whose plugins the file describes.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the group `registry`."""
+    group = typer.Typer(name="registry", help="Write or check a registry.json.", no_args_is_help=True)
+    command(group, "write")(_write)
+    command(group, "check")(_check)
+    app.add_typer(group)
+
+
+def _write(out: Output, path: Registry = Path("registry.json"), distribution: Distribution = "zoo") -> None:
+    """Write the registry of what a distribution's installed plugins declare."""
+    from zoo.artifacts.files import write_json
+    from zoo.catalogue.registry import build_registry, validate
+
+    value = build_registry(catalogue().plugins, distribution)
+    validate(value, str(path))
+    write_json(path, value)
+    facts = {"path": str(path), "backbones": len(value["backbones"]), "plugins": len(value["plugins"])}
+    out.result(facts, lambda: out.line(f"{path}: {facts['backbones']} backbones of {facts['plugins']} plugins"))
+
+
+def _check(out: Output, path: Registry = Path("registry.json"), distribution: Distribution = "zoo") -> None:
+    """Check a registry against its schema and against the installed plugins."""
+    from zoo.catalogue.registry import build_registry, validate
+
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ZooError(f"cannot read the registry: {path} ({error})") from None
+    validate(value, str(path))
+    if value != build_registry(catalogue().plugins, distribution):
+        raise ZooError(f"registry is out of date: {path}; write it again with `zoo registry write {path}`")
+    out.result({"path": str(path), "ok": True}, lambda: out.line(f"{path}: fits the schema and the installed plugins"))

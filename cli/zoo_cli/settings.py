@@ -1,0 +1,38 @@
+"""What the environment variables say. The library never reads them; it is handed the values."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zoo.catalogue import Catalogue
+    from zoo.finetune.run import Environment
+
+
+def cache_folder() -> Path:
+    """`$ZOO_CACHE`, or the platform's place for caches."""
+    chosen = os.environ.get("ZOO_CACHE")
+    if chosen:
+        return Path(chosen)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("zoo", appauthor=False)
+
+
+@cache
+def catalogue() -> Catalogue:
+    """The installed plugins, narrowed by `$ZOO_PLUGINS` (names separated by commas; empty: none)."""
+    from zoo.catalogue import Catalogue
+
+    names = os.environ.get("ZOO_PLUGINS")
+    return Catalogue.installed(None if names is None else {name.strip() for name in names.split(",") if name.strip()})
+
+
+def environment() -> Environment:
+    """What training needs to know of the surroundings; `$ZOO_WEIGHTS_MIRROR` is where downloads come from."""
+    from zoo.finetune.run import Environment
+
+    return Environment(catalogue=catalogue(), cache=cache_folder(), mirror=os.environ.get("ZOO_WEIGHTS_MIRROR") or None)

@@ -1,0 +1,1 @@
+"""Records on disk: digests, JSON written atomically, run folders, the manifest inside a model."""

@@ -1,0 +1,146 @@
+"""A run folder: what was asked, on which data, what came out. `result.json` comes last and means complete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.artifacts.files import read_json, write_json
+from zoo.errors import RunError
+from zoo.specs import ImageInput
+
+SCHEMA = 1
+_MARKER = ".zoo-run"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord:
+    """Everything needed to build a run's network again and to say where its weights come from."""
+
+    backbone: str
+    """`<plugin>/<name>`."""
+    distribution: str
+    """The distribution that brought the plugin, with version."""
+    weights: str
+    """Tag of the pretrained set, `file:<name>`, or `none`."""
+    weights_sha256: str | None
+    weights_license: str | None
+    pretrained_on: str | None
+    input: ImageInput
+    head: str
+    """`<plugin>/<name>`."""
+    head_options: Mapping[str, Any]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ModelRecord:
+        """The record in `value`, as `dataclasses.asdict` and JSON left it."""
+        spec = dict(value["input"])
+        spec["mean"], spec["std"] = tuple(spec["mean"]), tuple(spec["std"])
+        return cls(**{**value, "input": ImageInput(**spec), "classes": tuple(value["classes"])})
+
+
+class RunFolder:
+    """One run on disk. `create` makes it, `open` finds it; nothing else writes into it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.weights = path / "weights.safetensors"
+        self.checkpoint = path / "checkpoint"
+        self._metrics = path / "metrics.jsonl"
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """A new, empty run folder. Raises RunError where `path` holds something that is not an empty folder."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(
+                f"output folder already in use: {path}; give another --out"
+                + (", or --resume to go on with that run" if (path / _MARKER).exists() else "")
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / _MARKER).write_text(f"{SCHEMA}\n", encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"output folder cannot be written: {path} ({error.strerror}); give another --out") from None
+        run = cls(path)
+        run.checkpoint.mkdir()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The run in `path`, complete or not. Raises RunError where there is none."""
+        if not (path / _MARKER).is_file():
+            raise RunError(f"not a run folder: {path}; give a folder that `zoo finetune` made")
+        schema = (path / _MARKER).read_text(encoding="utf-8").strip()
+        if not schema.isdigit() or int(schema) > SCHEMA:
+            raise RunError(f"run of a newer Zoo: {path} (schema {schema}, known {SCHEMA}); update Zoo")
+        return cls(path)
+
+    @classmethod
+    def open_complete(cls, path: Path) -> RunFolder:
+        """The finished run in `path`. Raises RunError where it has not finished."""
+        run = cls.open(path)
+        if not run.is_complete:
+            raise RunError(f"run is not complete: {path}; finish it with `zoo finetune --resume --out {path}`")
+        return run
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run finished: its result is there."""
+        return (self.path / "result.json").is_file()
+
+    def write(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes the record `name` (`request`, `dataset`, `environment`, `result`) atomically."""
+        try:
+            write_json(self.path / f"{name}.json", {"schema": SCHEMA, **value})
+        except OSError as error:
+            raise RunError(f"cannot write {name}.json into {self.path}: {error.strerror}; free space") from None
+
+    def read(self, name: str) -> dict[str, Any]:
+        """The record `name`. Raises RunError where it is missing or damaged."""
+        path = self.path / f"{name}.json"
+        try:
+            value = read_json(path)
+        except FileNotFoundError:
+            raise RunError(f"run has no {name}.json: {self.path}; it was cut off before it began") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"cannot read {path}: {error}; restore it or start the run again") from None
+        if not isinstance(value, dict):
+            raise RunError(f"not a record: {path}; restore it or start the run again")
+        return value
+
+    def write_model(self, request: Mapping[str, Any], model: ModelRecord) -> None:
+        """Writes `request.json`: what the user asked and the model it resolved to."""
+        self.write("request", {"request": request, "model": asdict(model)})
+
+    def read_model(self) -> ModelRecord:
+        """The model this run trains. Raises RunError where the record does not fit."""
+        try:
+            return ModelRecord.from_json(self.read("request")["model"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"request.json of {self.path} does not fit: {error}; start the run again") from None
+
+    def append_metrics(self, values: Mapping[str, Any]) -> None:
+        """Adds one line to `metrics.jsonl`."""
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All complete lines of `metrics.jsonl`; a line cut off by a crash is left out."""
+        if not self._metrics.exists():
+            return []
+        rows = []
+        for line in self._metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    def truncate_metrics(self, step: int) -> None:
+        """Keeps only the lines up to optimiser step `step`: what came later is done again after a resume."""
+        kept = [row for row in self.read_metrics() if row.get("step", 0) <= step]
+        self._metrics.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")

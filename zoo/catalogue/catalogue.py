@@ -1,0 +1,120 @@
+"""Backbones and heads of the installed plugins, found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from zoo.catalogue.registry import read_registry
+from zoo.errors import PluginError, UsageError, did_you_mean
+from zoo.plugins import Plugin, load_plugins
+from zoo.specs import BackboneSpec, HeadSpec, WeightsSpec
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneEntry:
+    """A backbone and the plugin that brought it."""
+
+    plugin: Plugin
+    spec: BackboneSpec
+
+    @property
+    def id(self) -> str:
+        """`<plugin>/<name>`."""
+        return f"{self.plugin.name}/{self.spec.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadEntry:
+    """A head and the plugin that brought it."""
+
+    plugin: Plugin
+    spec: HeadSpec
+
+    @property
+    def id(self) -> str:
+        """`<plugin>/<name>`."""
+        return f"{self.plugin.name}/{self.spec.name}"
+
+
+class Catalogue:
+    """The installed plugins, and look-ups that fail with a useful word."""
+
+    def __init__(self, plugins: Sequence[Plugin]) -> None:
+        self.plugins = plugins
+
+    @classmethod
+    def installed(cls, only: Collection[str] | None = None) -> Catalogue:
+        """The catalogue of this environment, narrowed to the plugins in `only`."""
+        return cls(load_plugins(only))
+
+    @property
+    def backbones(self) -> list[BackboneEntry]:
+        """Every listed backbone, by plugin, then in the plugin's order."""
+        return [BackboneEntry(plugin, spec) for plugin in self.plugins for spec in plugin.backbones]
+
+    @property
+    def heads(self) -> list[HeadEntry]:
+        """Every head, by plugin, then in the plugin's order."""
+        return [HeadEntry(plugin, spec) for plugin in self.plugins for spec in plugin.heads]
+
+    def find_plugin(self, name: str) -> Plugin:
+        """The plugin called `name`, broken or not. Raises UsageError for an unknown one."""
+        for plugin in self.plugins:
+            if plugin.name == name:
+                return plugin
+        hint = did_you_mean(name, [plugin.name for plugin in self.plugins])
+        raise UsageError(f"unknown plugin: {name!r}; {hint or 'see `zoo plugins list`'}")
+
+    def find_backbone(self, name: str) -> tuple[BackboneEntry, WeightsSpec | None]:
+        """The backbone `<plugin>/<name>[@tag]`, and the weights the tag names (None without a tag).
+
+        The plugin may be left out where only one has the name. Raises UsageError for an unknown name or tag,
+        PluginError where the plugin that has it is broken.
+        """
+        bare, _, tag = name.partition("@")
+        entry = self._resolve(bare)
+        if not tag:
+            return entry, None
+        weights = entry.spec.find_weights(tag)
+        if weights is None:
+            tags = [w.tag for w in entry.spec.weights]
+            hint = did_you_mean(tag, tags) or f"known: {', '.join(tags) or 'none'}"
+            raise UsageError(f"unknown weights of {entry.id}: {tag!r}; {hint}")
+        return entry, weights
+
+    def find_head(self, name: str) -> HeadEntry:
+        """The head `[<plugin>/]<name>`. Raises UsageError for an unknown name."""
+        found = [head for head in self.heads if name in (head.id, head.spec.name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UsageError(f"head of several plugins: {name!r}; give one of {', '.join(h.id for h in found)}")
+        hint = did_you_mean(name, [h.spec.name for h in self.heads] + [h.id for h in self.heads])
+        raise UsageError(f"unknown head: {name!r}; {hint or 'see `zoo list heads`'}")
+
+    def _resolve(self, bare: str) -> BackboneEntry:
+        found = [entry for entry in self.backbones if bare in (entry.id, entry.spec.name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            ids = ", ".join(entry.id for entry in found)
+            raise UsageError(f"backbone of several plugins: {bare!r}; give one of {ids}")
+        plugin_name, _, short = bare.rpartition("/")
+        for plugin in self.plugins:
+            if plugin_name == plugin.name and plugin.status != "ok":
+                reason = plugin.error or "it is left out by ZOO_PLUGINS"
+                raise PluginError(f"plugin {plugin.name!r} of {bare!r} cannot be used: {reason}")
+            if plugin.status == "ok" and plugin_name in ("", plugin.name):
+                spec = plugin.hooks.zoo_resolve_backbone(plugin=plugin.name, name=short)
+                if spec is not None:
+                    return BackboneEntry(plugin, spec)
+        raise UsageError(f"unknown backbone: {bare!r}; {self._hint(bare)}")
+
+    def _hint(self, bare: str) -> str:
+        installed = [entry.id for entry in self.backbones]
+        for known in read_registry()["backbones"]:
+            if bare in (known["id"], known["id"].partition("/")[2]) and known["id"] not in installed:
+                return f"it comes with the distribution {known['distribution']!r}: install that"
+        names = installed + [entry.spec.name for entry in self.backbones]
+        return did_you_mean(bare, names) or "see `zoo list backbones`"

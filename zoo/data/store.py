@@ -1,0 +1,76 @@
+"""Decoded images, each read once and kept in memory while they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.data.dataset import DataSet, Sample
+from zoo.data.images import decode_image
+from zoo.errors import DataError
+from zoo.progress import Progress
+
+OnBadSample = Literal["fail", "skip"]
+
+BUDGET_BYTES = 2 * 1024**3
+
+
+class ImageStore:
+    """RGB pixels of samples by their file; at most `budget` bytes are kept, the rest is decoded each time."""
+
+    def __init__(self, dataset: DataSet, budget: int = BUDGET_BYTES) -> None:
+        self._dataset = dataset
+        self._kept: dict[str, NDArray[np.uint8]] = {}
+        self._room = budget
+
+    def pixels(self, sample: Sample) -> NDArray[np.uint8]:
+        """Pixels [H, W, 3] of one sample. Raises DataError naming a file that cannot be read."""
+        kept = self._kept.get(sample.file)
+        if kept is not None:
+            return kept
+        pixels = decode_image(self._dataset.path(sample))
+        if pixels.nbytes <= self._room:
+            self._kept[sample.file] = pixels
+            self._room -= pixels.nbytes
+        return pixels
+
+
+def check_images(
+    dataset: DataSet, store: ImageStore, *, on_bad: OnBadSample, progress: Progress, every_class: bool = True
+) -> tuple[DataSet, list[str]]:
+    """The data set without unreadable files, and a message for each of those.
+
+    Every image is decoded now (into `store`, as far as it has room), so that a bad one is found before training
+    begins rather than in its ninth epoch. With `on_bad="fail"` the first bad file raises DataError; so does, with
+    `every_class`, a class that has no training image left.
+    """
+    bad: dict[str, str] = {}
+    with progress.task("decoding images", len(dataset.samples)) as task:
+        for sample in dataset.samples:
+            try:
+                store.pixels(sample)
+            except DataError as error:
+                if on_bad == "fail":
+                    raise DataError(f"{error} (or leave such files out with --on-bad-sample skip)") from None
+                bad[sample.file] = str(error)
+                progress.say(f"skipped: {error}")
+            task.advance()
+    kept = dataset.without(set(bad)) if bad else dataset
+    if every_class:
+        _check_classes(kept)
+    return kept, list(bad.values())
+
+
+def _check_classes(dataset: DataSet) -> None:
+    present = {sample.label for sample in dataset.of("train")}
+    for label, name in enumerate(dataset.classes):
+        if label not in present:
+            raise DataError(f"class without a readable training image: {name!r}; add images or remove the class")
+
+
+def labels(samples: Sequence[Sample]) -> NDArray[np.int64]:
+    """Labels [N] of samples."""
+    return np.array([sample.label for sample in samples], np.int64)

@@ -1,0 +1,106 @@
+"""The verb `evaluate`: how well a run or an exported model does on labelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.artifacts.runs import RunFolder
+from zoo.catalogue import Catalogue
+from zoo.data.dataset import DataSet, Sample
+from zoo.data.splits import open_dataset
+from zoo.data.store import ImageStore, OnBadSample, check_images, labels
+from zoo.errors import DataError
+from zoo.metrics import classification_metrics
+from zoo.progress import Progress
+from zoo.runtime.model import OnnxModel
+from zoo.runtime.session import Device
+
+_BATCH = 32
+
+
+def evaluate(
+    target: Path,
+    data: str,
+    *,
+    split: Literal["test", "val", "train", "all"],
+    catalogue: Catalogue,
+    cache: Path,
+    progress: Progress,
+    seed: int = 0,
+    device: Device = "auto",
+    threads: int | None = None,
+    on_bad_sample: OnBadSample = "fail",
+) -> dict[str, Any]:
+    """Accuracy with its 95 % interval, calibration error, and precision and recall per class.
+
+    `target` is a run folder or an exported model. `seed` is that of the training, so that data without a test split of
+    its own is split the same way. Raises DataError where the data has classes the model does not know.
+    """
+    dataset = open_dataset(data, cache=cache, progress=progress, seed=seed)
+    dataset = _only(dataset, split)
+    store = ImageStore(dataset)
+    dataset, skipped = check_images(dataset, store, on_bad=on_bad_sample, progress=progress, every_class=False)
+    samples = dataset.samples
+    if target.is_dir():
+        known, probabilities, seen = _by_run(target, samples, store, catalogue, device, threads, progress)
+    else:
+        model = OnnxModel(target, device=device, threads=threads)
+        known, seen = model.require_manifest("evaluate").labels, None
+        probabilities = _by_model(model, samples, store, progress)
+    number = {name: label for label, name in enumerate(known)}
+    unknown = sorted({dataset.classes[sample.label] for sample in samples} - set(number))
+    if unknown:
+        raise DataError(f"classes the model does not know: {', '.join(unknown)} in {data}; it knows {', '.join(known)}")
+    truth = np.array([number[dataset.classes[label]] for label in labels(samples)], np.int64)
+    result = classification_metrics(probabilities, truth, known)
+    return {**result, "split": split, "skipped": len(skipped), "seen_in_training": seen}
+
+
+def _only(dataset: DataSet, split: str) -> DataSet:
+    from dataclasses import replace
+
+    chosen = dataset.samples if split == "all" else tuple(s for s in dataset.samples if s.split == split)
+    if not chosen:
+        raise DataError(f"no images in the {split} split: {dataset.source}; choose another --split")
+    return replace(dataset, samples=chosen)
+
+
+def _by_model(model: OnnxModel, samples: tuple[Sample, ...], store: ImageStore, progress: Progress) -> NDArray[Any]:
+    found = []
+    with progress.task("predicting", len(samples)) as task:
+        for start in range(0, len(samples), _BATCH):
+            rows = samples[start : start + _BATCH]
+            found.append(model.probabilities([store.pixels(sample) for sample in rows], batch=_BATCH))
+            task.advance(len(rows))
+    return np.concatenate(found)
+
+
+def _by_run(
+    path: Path,
+    samples: tuple[Sample, ...],
+    store: ImageStore,
+    catalogue: Catalogue,
+    device: Device,
+    threads: int | None,
+    progress: Progress,
+) -> tuple[tuple[str, ...], NDArray[Any], int]:
+    """Classes, probabilities, and how many of the images the run was trained on."""
+    from zoo.nn.batches import Batches
+    from zoo.nn.build import load_run_model
+    from zoo.nn.engine import make_fabric
+    from zoo.nn.inference import logits
+    from zoo.runtime.threads import available_threads
+
+    run = RunFolder.open_complete(path)
+    fabric = make_fabric(device, threads or available_threads())
+    model, record = load_run_model(run, catalogue)
+    model.to(fabric.device)
+    batches = Batches(samples, store=store, preprocess=model.preprocess, batch_size=_BATCH)
+    found, _ = logits(model, batches, fabric=fabric, progress=progress)
+    trained = {sample.sha256 for sample in DataSet.from_json(run.read("dataset")).of("train")}
+    seen = sum(sample.sha256 in trained for sample in samples)
+    return record.classes, found.softmax(1).numpy(), seen

@@ -1,0 +1,102 @@
+"""A trained model to one ONNX graph: uint8 pixels in, probabilities out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from typing import cast
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from zoo.artifacts.manifest import INPUT, METADATA_KEY, OUTPUT, ModelManifest
+from zoo.errors import ModelError
+from zoo.nn.model import TransferModel
+
+OPSET = 20
+IR_VERSION = 10
+"""ONNX Runtime 1.22 and later load these."""
+
+_EXAMPLE_SIZE = (97, 131)
+"""Odd and unequal, so that no axis is taken for another; any size works."""
+_MAX_SIDE = 32_768
+
+
+class Answering(nn.Module):
+    """The model as it is served: preprocessing before it, softmax behind it."""
+
+    def __init__(self, model: TransferModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Probabilities [N, C] of uint8 images [N, H, W, 3] of any size."""
+        return cast("Tensor", self.model(self.model.preprocess(image))).softmax(1)
+
+
+def to_onnx(model: TransferModel) -> onnx.ModelProto:
+    """The ONNX graph of a model, batch and image size free, without traces of this machine.
+
+    Raises ModelError where the exporter cannot handle the backbone.
+    """
+    axes = {0: torch.export.Dim("batch"), 1: _side("height"), 2: _side("width")}
+    example = torch.zeros(2, *_EXAMPLE_SIZE, 3, dtype=torch.uint8)
+    # The exporter talks on stdout and warns about its own internals.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                Answering(model).eval(),
+                (example,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes={"image": axes},
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"cannot export to ONNX: {type(error).__name__}: {reason:.300}") from error
+    assert program is not None
+    proto = program.model_proto
+    _strip(proto)
+    proto.ir_version = IR_VERSION
+    proto.producer_name, proto.producer_version = "zoo", ""
+    return proto
+
+
+def attach_manifest(proto: onnx.ModelProto, manifest: ModelManifest) -> None:
+    """Puts the manifest into the model's metadata, in place of an earlier one."""
+    del proto.metadata_props[:]
+    proto.metadata_props.add(key=METADATA_KEY, value=manifest.to_json())
+
+
+def _side(name: str) -> torch.export.Dim:
+    return torch.export.Dim(name, min=1, max=_MAX_SIDE)
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Takes out what the exporter notes about the machine: stack traces with absolute paths, doc strings.
+
+    `value_info` goes too: it lists initialisers, which later stops ONNX Runtime's quantiser.
+    """
+    del proto.metadata_props[:]
+    proto.doc_string = ""
+    graph = proto.graph
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for function in proto.functions:
+        function.doc_string = ""
+        del function.metadata_props[:]
+        del function.value_info[:]
+    nodes = [*graph.node, *(node for function in proto.functions for node in function.node)]
+    for item in [*nodes, *graph.initializer, *graph.input, *graph.output]:
+        item.doc_string = ""
+        del item.metadata_props[:]

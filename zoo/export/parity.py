@@ -1,0 +1,77 @@
+"""Proof that the exported file answers as the trained model does, from image bytes on."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from zoo.data.images import decode_image
+from zoo.errors import ParityError
+from zoo.export.graph import Answering
+from zoo.nn.model import TransferModel
+from zoo.runtime.golden import golden_image
+from zoo.runtime.session import open_session
+
+BATCHES = (1, 2, 3, 8)
+TOLERANCE = 1e-4
+"""Largest difference in any probability (fp32)."""
+
+_SYNTHETIC = ((61, 83), (224, 224), (480, 333))
+
+
+def as_jpegs(paths: Sequence[Path]) -> list[bytes]:
+    """The images as JPEG bytes: the file itself where it is one, else encoded."""
+    return [
+        path.read_bytes() if path.suffix.lower() in (".jpg", ".jpeg") else _encode(decode_image(path)) for path in paths
+    ]
+
+
+def synthetic_jpegs() -> list[bytes]:
+    """Pictures by formula, of several sizes and shapes."""
+    return [_encode(golden_image(height, width, seed)) for seed, (height, width) in enumerate(_SYNTHETIC)]
+
+
+def measure_parity(model: TransferModel, exported: Path, jpegs: Sequence[bytes], *, threads: int) -> float:
+    """The largest difference in probabilities between the model in torch and the file in ONNX Runtime on the CPU.
+
+    Both decode the same JPEG bytes; compared at batch sizes 1, 2, 3 and 8, every image being in one batch of each
+    size at least (the images of a batch are cut to their common size). Raises ParityError beyond `TOLERANCE`.
+    """
+    session = open_session(exported, device="cpu", threads=threads)
+    answering = Answering(model).eval()
+    images = [decode_image(jpeg) for jpeg in jpegs]
+    worst = 0.0
+    for size in BATCHES:
+        for start in range(0, len(images), size):
+            group = [images[(start + offset) % len(images)] for offset in range(size)]
+            batch = _common(group)
+            with torch.inference_mode():
+                ours = answering(torch.from_numpy(batch)).numpy()
+            theirs = session.run(None, {session.get_inputs()[0].name: batch})[0]
+            if theirs.shape != ours.shape or not np.isfinite(theirs).all():
+                raise ParityError(f"exported model gives {theirs.shape} at batch {size}, expected {ours.shape}")
+            worst = max(worst, float(np.abs(ours - theirs).max()))
+    if worst > TOLERANCE:
+        raise ParityError(
+            f"exported model differs from the trained one by {worst:.2e} in probabilities, allowed {TOLERANCE:.0e}; "
+            "nothing was written"
+        )
+    return worst
+
+
+def _common(group: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    height = min(image.shape[0] for image in group)
+    width = min(image.shape[1] for image in group)
+    return np.stack([image[:height, :width] for image in group])
+
+
+def _encode(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()

@@ -1,0 +1,124 @@
+"""From a finished run to `model.onnx`."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo import __version__
+from zoo.artifacts.files import write_bytes
+from zoo.artifacts.manifest import METADATA_KEY, Golden, ModelManifest
+from zoo.artifacts.runs import ModelRecord, RunFolder
+from zoo.catalogue import Catalogue
+from zoo.data.dataset import DataSet, Sample
+from zoo.errors import ModelError
+from zoo.export.graph import Answering, attach_manifest, to_onnx
+from zoo.export.parity import BATCHES, as_jpegs, measure_parity, synthetic_jpegs
+from zoo.nn.build import load_run_model
+from zoo.nn.engine import make_fabric
+from zoo.nn.model import TransferModel
+from zoo.progress import Progress
+from zoo.runtime.golden import golden_image
+from zoo.runtime.threads import available_threads
+
+_PARITY_IMAGES = 8
+_GOLDEN_SIZES = ((48, 64), (160, 120))
+_MAX_BYTES = 2**31 - 1
+"""What protobuf can hold in one file."""
+
+
+def export(run_path: Path, out: Path, *, catalogue: Catalogue, progress: Progress) -> dict[str, Any]:
+    """Writes the model of a finished run to `out` and gives path, size and measured parity.
+
+    Nothing is written unless parity holds. Raises RunError for an unfinished run, ParityError where the exported
+    model answers differently, ModelError where it cannot be exported or `out` is not a Zoo model.
+    """
+    run = RunFolder.open_complete(run_path)
+    _check_target(out)
+    make_fabric("cpu", available_threads())
+    with progress.task("exporting", 3) as task:
+        model, record = load_run_model(run, catalogue)
+        result, data = run.read("result"), DataSet.from_json(run.read("dataset"))
+        task.advance(1, "to ONNX")
+        proto = to_onnx(model)
+        task.advance(1, "parity")
+        jpegs = synthetic_jpegs() + as_jpegs([data.path(sample) for sample in _parity_samples(data)])
+        with tempfile.TemporaryDirectory() as folder:
+            candidate = Path(folder) / "model.onnx"
+            candidate.write_bytes(_serialise(proto.SerializeToString, proto.ByteSize()))
+            worst = measure_parity(model, candidate, jpegs, threads=available_threads())
+        task.advance()
+    parity = {"max_abs": worst, "batches": list(BATCHES), "images": len(jpegs)}
+    attach_manifest(proto, _manifest(model, record, result, data, parity))
+    content = _serialise(proto.SerializeToString, proto.ByteSize())
+    try:
+        write_bytes(out, content)
+    except OSError as error:
+        raise ModelError(f"cannot write the model: {out} ({error.strerror}); choose another -o") from None
+    return {"model": str(out), "precision": "fp32", "bytes": len(content), "parity": parity}
+
+
+def _manifest(
+    model: TransferModel, record: ModelRecord, result: dict[str, Any], data: DataSet, parity: dict[str, Any]
+) -> ModelManifest:
+    return ModelManifest(
+        task="classification",
+        labels=record.classes,
+        input=asdict(record.input),
+        backbone=record.backbone,
+        weights=record.weights,
+        weights_license=record.weights_license,
+        pretrained_on=record.pretrained_on,
+        strategy=result["strategy"],
+        run_weights_sha256=result["weights_sha256"],
+        source_weights_sha256=record.weights_sha256,
+        data_fingerprint=data.fingerprint,
+        metrics={name: result[name] for name in ("val_accuracy", "test_accuracy")},
+        parity=parity,
+        golden=tuple(_golden(model, height, width, seed) for seed, (height, width) in enumerate(_GOLDEN_SIZES)),
+        versions={"zoo": __version__, **{name: version(name) for name in ("torch", "onnx", "onnxscript")}},
+    )
+
+
+def _golden(model: TransferModel, height: int, width: int, seed: int) -> Golden:
+    image = torch.from_numpy(golden_image(height, width, seed))[None]
+    with torch.inference_mode():
+        probabilities = Answering(model).eval()(image)[0].tolist()
+    return Golden(height=height, width=width, seed=seed, probabilities=tuple(probabilities))
+
+
+def _parity_samples(data: DataSet) -> list[Sample]:
+    """Real images to compare on, where the data is still there: held-out ones first, spread over the classes."""
+    ordered = [*data.of("val"), *data.of("test"), *data.of("train")]
+    there = [sample for sample in ordered if data.path(sample).is_file()]
+    return there[:: max(1, len(there) // _PARITY_IMAGES)][:_PARITY_IMAGES]
+
+
+def _check_target(out: Path) -> None:
+    """Refuses to overwrite what Zoo did not write."""
+    import onnx
+
+    if not out.parent.is_dir():
+        raise ModelError(f"no such folder: {out.parent}; make it first")
+    if not out.exists():
+        return
+    try:
+        ours = any(prop.key == METADATA_KEY for prop in onnx.load(out, load_external_data=False).metadata_props)
+    except Exception:  # whatever it is, it is not ours
+        ours = False
+    if not ours:
+        raise ModelError(f"file already there and not a Zoo model: {out}; choose another -o")
+
+
+def _serialise(serialise: Any, size: int) -> bytes:
+    if size > _MAX_BYTES:
+        raise ModelError(
+            f"model too large for one file: {size:,} bytes, at most {_MAX_BYTES:,}; use a smaller backbone"
+        )
+    content: bytes = serialise()
+    return content

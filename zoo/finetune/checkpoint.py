@@ -1,0 +1,63 @@
+"""The state of an unfinished training, written whole in one step, without pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zoo.artifacts.files import write_atomically
+from zoo.errors import RunError
+
+
+@dataclass(slots=True, kw_only=True)
+class Position:
+    """Where a training stands, apart from its tensors. All randomness follows from the seed and these."""
+
+    step: int = 0
+    """Optimiser steps done."""
+    best_step: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+    stale: int = 0
+    """Evaluations since the best one."""
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    """Training loss since the last evaluation."""
+    seconds: float = 0.0
+    stopped: bool = False
+
+
+def save_checkpoint(path: Path, position: Position, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
+    """Writes `tensors` (name -> tensor) and the position as one safetensors file, atomically.
+
+    `extra` is what else must survive, as JSON values. Raises RunError where the disk is full or the folder read-only.
+    """
+    metadata = {"position": json.dumps(asdict(position)), "extra": json.dumps(dict(extra))}
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        write_atomically(path, lambda temporary: save_file(copies, temporary, metadata=metadata))
+    except Exception as error:  # safetensors wraps the operating system's error in its own
+        raise RunError(f"cannot write the checkpoint: {path} ({error}); free space, then --resume") from None
+
+
+def load_checkpoint(path: Path) -> tuple[Position, dict[str, Tensor], dict[str, Any]] | None:
+    """Position, tensors and extra of the checkpoint in `path`; None where there is none yet.
+
+    Raises RunError where the file is damaged: it is written in one step, so this is not a crash's doing.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return Position(**json.loads(metadata["position"])), tensors, json.loads(metadata["extra"])
+    except Exception as error:
+        raise RunError(f"damaged checkpoint: {path} ({error}); delete it to train again from the start") from None

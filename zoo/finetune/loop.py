@@ -1,0 +1,202 @@
+"""The training loop: steps, evaluations, early stopping, checkpoints; exact when resumed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from zoo.errors import RunError
+from zoo.finetune.checkpoint import Position, load_checkpoint, save_checkpoint
+from zoo.finetune.interrupt import catch_interrupt
+from zoo.finetune.plan import Plan
+from zoo.nn.batches import Batches
+from zoo.nn.engine import derive_seed
+from zoo.nn.inference import score
+from zoo.nn.model import TransferModel
+from zoo.progress import Progress, Task
+
+_WARMUP = 0.1
+_CLIP_NORM = 1.0
+
+
+class InterruptedTrainingError(Exception):
+    """Training was asked to stop and has saved its state."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """The samples training looks at; `val` chooses, `tracked` is only measured."""
+
+    train: Batches
+    val: Batches | None
+    tracked: Batches | None
+
+
+class Training:
+    """One training of a model under a plan."""
+
+    def __init__(
+        self,
+        model: TransferModel,
+        *,
+        plan: Plan,
+        splits: Splits,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        fabric: Fabric,
+        seed: int,
+        checkpoint: Path,
+        checkpoint_seconds: float,
+        record: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        """`record` gets one row per evaluation; `checkpoint` is the file that holds the state in between."""
+        self._model = model
+        self._plan = plan
+        self._splits = splits
+        self._loss = loss
+        self._fabric = fabric
+        self._seed = seed
+        self._checkpoint = checkpoint
+        self._checkpoint_seconds = checkpoint_seconds
+        self._record = record
+        self._module, self._optimizer = fabric.setup(model, _make_optimizer(model, plan))
+        self._best: dict[str, Tensor] = {}
+        self.position = Position()
+
+    def restore(self) -> bool:
+        """Goes back to the checkpoint, if there is one."""
+        saved = load_checkpoint(self._checkpoint)
+        if saved is None:
+            return False
+        self.position, tensors, extra = saved
+        self._model.load_state_dict(_with_prefix(tensors, "model."))
+        self._best = _with_prefix(tensors, "best.")
+        state = self._optimizer.state_dict()
+        state["state"] = {
+            number: _with_prefix(tensors, f"optimizer.{number}.") for number in map(int, extra["optimizer"])
+        }
+        self._optimizer.load_state_dict(state)
+        self._fabric.strategy.precision.load_state_dict(extra["precision"])
+        return True
+
+    def run(self, progress: Progress) -> None:
+        """Trains to the end (or to early stopping) and leaves the best weights in the model.
+
+        Raises InterruptedTrainingError after a Ctrl-C, RunError where the loss is no longer a number.
+        """
+        position, total = self.position, self._plan.steps
+        if position.step == 0 and not self._best:
+            self._evaluate()
+        saved_at = time.monotonic()
+        with catch_interrupt() as interrupt, progress.task("training", total) as task:
+            task.advance(position.step)
+            while position.step < total and not position.stopped:
+                epoch, start = divmod(position.step, len(self._splits.train))
+                batches = self._splits.train.augmented(self._plan.augment, seed=self._seed, epoch=epoch, start=start)
+                for images, labels in batches:
+                    began = time.monotonic()
+                    self._step(images, labels, task)
+                    if self._is_evaluation(position.step):
+                        self._evaluate()
+                    position.seconds += time.monotonic() - began
+                    late = time.monotonic() - saved_at >= self._checkpoint_seconds
+                    if interrupt.requested or late:
+                        self._save()
+                        saved_at = time.monotonic()
+                    if interrupt.requested:
+                        raise InterruptedTrainingError
+                    if position.stopped:
+                        break
+        if self._best:
+            self._model.load_state_dict(self._best)
+
+    def _step(self, images: Tensor, labels: Tensor, task: Task) -> None:
+        position = self.position
+        factor = _schedule(position.step, self._plan.steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self._model.train()
+        torch.manual_seed(derive_seed(self._seed, "step", position.step))  # dropout
+        device = self._fabric.device
+        loss = self._loss(self._module(images.to(device)), labels.to(device))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise RunError(f"training diverged: loss {value} at step {position.step + 1}; lower --lr")
+        self._fabric.backward(loss)
+        self._fabric.clip_gradients(self._module, self._optimizer, max_norm=_CLIP_NORM)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        position.step += 1
+        position.loss_sum += value
+        position.loss_count += 1
+        task.advance(1, f"loss {value:.3f}")
+
+    def _is_evaluation(self, step: int) -> bool:
+        per_epoch = len(self._splits.train)
+        return step == self._plan.steps or step % (self._plan.eval_epochs * per_epoch) == 0
+
+    def _evaluate(self) -> None:
+        position, splits = self.position, self._splits
+        row: dict[str, Any] = {
+            "event": "evaluation",
+            "step": position.step,
+            "epoch": position.step / len(splits.train),
+            "train_loss": position.loss_sum / position.loss_count if position.loss_count else None,
+        }
+        position.loss_sum, position.loss_count = 0.0, 0
+        if splits.tracked is not None:
+            row["test_accuracy"] = score(self._model, splits.tracked, fabric=self._fabric).accuracy
+        if splits.val is not None:
+            val = score(self._model, splits.val, fabric=self._fabric)
+            row |= {"val_loss": val.loss, "val_accuracy": val.accuracy}
+            if (val.accuracy, -val.loss) > (position.best_accuracy, -position.best_loss):
+                position.best_accuracy, position.best_loss = val.accuracy, val.loss
+                position.best_step, position.stale = position.step, 0
+                self._best = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+            else:
+                position.stale += 1
+                position.stopped = 0 < self._plan.patience <= position.stale
+        self._record(row)
+
+    def _save(self) -> None:
+        state = self._optimizer.state_dict()["state"]
+        tensors = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self._best.items()}
+        for number, values in state.items():
+            tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in values.items()}
+        precision = self._fabric.strategy.precision.state_dict()
+        save_checkpoint(self._checkpoint, self.position, tensors, {"optimizer": list(state), "precision": precision})
+
+
+def _make_optimizer(model: TransferModel, plan: Plan) -> Any:
+    groups: list[dict[str, Any]] = []
+    parts = [*zip(model.backbone.stages, plan.stage_lrs, strict=True)]
+    parts += [(model.backbone.pool, plan.stage_lrs[-1]), (model.head, plan.head_lr)]
+    for module, lr in parts:
+        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        # Decaying norms and biases only hurts.
+        decayed = [parameter for parameter in trainable if parameter.ndim > 1]
+        plain = [parameter for parameter in trainable if parameter.ndim <= 1]
+        for parameters, decay in ((decayed, plan.strategy.weight_decay), (plain, 0.0)):
+            if parameters:
+                groups.append({"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay})
+    return torch.optim.AdamW(groups)
+
+
+def _schedule(step: int, total: int) -> float:
+    """Linear warm-up over the first tenth, then half a cosine to zero."""
+    warmup = max(1, round(total * _WARMUP))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _with_prefix(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

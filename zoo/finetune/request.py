@@ -1,0 +1,64 @@
+"""What a user asks of `finetune`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from zoo.data.store import OnBadSample
+from zoo.errors import UsageError
+
+Device = Literal["auto", "cpu", "cuda"]
+AugmentChoice = Literal["auto", "none", "crop", "affine"]
+StrategyName = Literal["probe", "partial", "lp-ft", "full", "scratch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneRequest:
+    """One fine-tuning as asked for; None leaves a choice to the strategy, see `zoo finetune --dry-run`."""
+
+    data: str
+    backbone: str
+    """`[<plugin>/]<name>[@tag]`."""
+    weights: str | None = None
+    """A tag, a file, or `none` (only for `scratch`)."""
+    head: str = "linear"
+    head_options: Mapping[str, Any] = field(default_factory=dict)
+    strategy: StrategyName = "lp-ft"
+    freeze_stages: int | None = None
+    input_size: int | None = None
+    epochs: int | None = None
+    batch_size: int = 32
+    lr: float | None = None
+    augment: AugmentChoice = "auto"
+    patience: int | None = None
+    """Evaluations without a better validation score before training stops; 0 never stops early."""
+    shots: int | None = None
+    val_share: float | None = None
+    seed: int = 0
+    device: Device = "auto"
+    threads: int | None = None
+    on_bad_sample: OnBadSample = "fail"
+    track_test: bool = False
+    """Measure the test split during training too, for learning curves; nothing is ever chosen by it."""
+    checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        positive = {
+            "--epochs": self.epochs,
+            "--batch-size": self.batch_size,
+            "--lr": self.lr,
+            "--threads": self.threads,
+        }
+        for name, value in positive.items():
+            if value is not None and value <= 0:
+                raise UsageError(f"{name}: {value}; must be more than 0")
+        if self.val_share is not None and not 0 <= self.val_share < 1:
+            raise UsageError(f"--val-share: {self.val_share}; must be in [0, 1)")
+        if self.freeze_stages is not None and self.strategy != "partial":
+            raise UsageError(f"--freeze-stages goes with --strategy partial, not {self.strategy!r}")
+        if self.strategy == "scratch" and self.weights not in (None, "none"):
+            raise UsageError(f"--weights {self.weights}: scratch starts from random weights; leave it out")
+        if self.strategy != "scratch" and self.weights == "none":
+            raise UsageError(f"--weights none: {self.strategy!r} needs pretrained weights; use --strategy scratch")

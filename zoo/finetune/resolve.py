@@ -1,0 +1,111 @@
+"""Names in a request to the things they stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from zoo.artifacts.files import sha256_file
+from zoo.artifacts.runs import ModelRecord
+from zoo.catalogue import BackboneEntry, Catalogue, HeadEntry
+from zoo.errors import UsageError, WeightsError, did_you_mean
+from zoo.finetune.request import FinetuneRequest
+from zoo.finetune.strategies import STRATEGIES
+from zoo.nn.weights import fetch_weights
+from zoo.specs import ImageInput, WeightsSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """The backbone, head and weights of a request."""
+
+    backbone: BackboneEntry
+    head: HeadEntry
+    weights: Path | None
+    spec: WeightsSpec | None
+    """Facts of the weights, where they are a declared set."""
+    input: ImageInput
+
+    def record(self, classes: tuple[str, ...], head_options: dict[str, object]) -> ModelRecord:
+        """The record that goes into the run."""
+        if self.spec is not None:
+            name = self.spec.tag
+        else:
+            name = "none" if self.weights is None else f"file:{self.weights.name}"
+        return ModelRecord(
+            backbone=self.backbone.id,
+            distribution=self.backbone.plugin.source,
+            weights=name,
+            weights_sha256=sha256_file(self.weights) if self.weights is not None else None,
+            weights_license=self.spec.license if self.spec else None,
+            pretrained_on=self.spec.pretrained_on if self.spec else None,
+            input=self.input,
+            head=self.head.id,
+            head_options=head_options,
+            classes=classes,
+        )
+
+
+def resolve(request: FinetuneRequest, catalogue: Catalogue, *, cache: Path, mirror: str | None) -> Resolved:
+    """What a request names, its weights fetched and verified.
+
+    Raises UsageError for unknown names or an input size the backbone does not take, WeightsError where the weights
+    cannot be had.
+    """
+    backbone, tagged = catalogue.find_backbone(request.backbone)
+    head = catalogue.find_head(request.head)
+    for option in request.head_options:
+        if option not in head.spec.options:
+            hint = did_you_mean(option, head.spec.options) or f"known: {', '.join(head.spec.options) or 'none'}"
+            raise UsageError(f"unknown option of head {head.id}: {option!r}; {hint}")
+    spec: WeightsSpec | None = None
+    path: Path | None = None
+    if STRATEGIES[request.strategy].pretrained:
+        if request.weights is not None and _is_file(request.weights):
+            path = Path(request.weights)
+        else:
+            spec = _find_set(backbone, tagged, request.weights)
+            path = fetch_weights(spec, cache, mirror)
+    input_spec = spec.input if spec else backbone.spec.input
+    return Resolved(
+        backbone=backbone,
+        head=head,
+        weights=path,
+        spec=spec,
+        input=_resize(input_spec, request.input_size, backbone.id),
+    )
+
+
+def head_options(resolved: Resolved, request: FinetuneRequest) -> dict[str, object]:
+    """The head's options, defaults filled in."""
+    return {**resolved.head.spec.options, **request.head_options}
+
+
+def _is_file(weights: str) -> bool:
+    return Path(weights).suffix in (".pth", ".pt", ".bin", ".safetensors") or Path(weights).exists()
+
+
+def _find_set(backbone: BackboneEntry, tagged: WeightsSpec | None, tag: str | None) -> WeightsSpec:
+    known = [weights.tag for weights in backbone.spec.weights]
+    if tag is None:
+        if tagged is not None:
+            return tagged
+        if not known:
+            raise WeightsError(f"{backbone.id} has no pretrained weights; give --weights FILE or --strategy scratch")
+        return backbone.spec.weights[0]
+    found = backbone.spec.find_weights(tag)
+    if found is None:
+        hint = did_you_mean(tag, known) or f"known: {', '.join(known) or 'none'}; or give a file"
+        raise WeightsError(f"unknown weights of {backbone.id}: {tag!r}; {hint}")
+    return found
+
+
+def _resize(spec: ImageInput, size: int | None, name: str) -> ImageInput:
+    if size is None:
+        return spec
+    if spec.fixed_size and (size, size) != (spec.height, spec.width):
+        raise UsageError(f"--input-size {size}: {name} takes {spec.height} x {spec.width} only; leave it out")
+    try:
+        return replace(spec, height=size, width=size)
+    except ValueError as error:
+        raise UsageError(f"--input-size {size}: {error}") from None

@@ -1,0 +1,1 @@
+"""The torch engine: staged backbones, preprocessing, heads on top, weights."""

@@ -1,0 +1,42 @@
+"""A backbone as every strategy sees it: a sequence of stages and a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """Stages that map activation to activation, and a pool that maps the last activation to one embedding.
+
+    `stages[0]` takes normalised images [N, 3, H, W]; `pool` gives [N, num_features]. A pool may have parameters
+    (a final norm): they belong with the last stage. `source_head`, where given, maps the *last activation* to the
+    logits of the source task.
+    """
+
+    def __init__(self, *, stages: Iterable[nn.Module], pool: nn.Module, source_head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.pool = pool
+        self.source_head = source_head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The embedding [N, num_features] of normalised images [N, 3, H, W]."""
+        return cast("Tensor", self.pool(self.run_stages(images)))
+
+    def run_stages(self, activation: Any, start: int = 0, stop: int | None = None) -> Any:
+        """The activation after stages `start` to `stop` (exclusive; all that follow when None)."""
+        for stage in self.stages[start:stop]:
+            activation = stage(activation)
+        return activation
+
+    def taps(self, images: Tensor) -> list[Any]:
+        """The activation after every stage, in order."""
+        activations = []
+        activation: Any = images
+        for stage in self.stages:
+            activation = stage(activation)
+            activations.append(activation)
+        return activations

@@ -1,0 +1,81 @@
+"""Samples to normalised batches: plain for evaluation, augmented for training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from zoo.data.dataset import Sample
+from zoo.data.store import ImageStore
+from zoo.nn.augment import Augment, augment_image, warp_batch
+from zoo.nn.engine import generator
+from zoo.nn.preprocess import Preprocess
+
+_PREPARED_BYTES = 1024**3
+
+
+class Batches:
+    """Batches of one list of samples: normalised images [N, 3, height, width] and labels [N], on the CPU."""
+
+    def __init__(
+        self, samples: Sequence[Sample], *, store: ImageStore, preprocess: Preprocess, batch_size: int
+    ) -> None:
+        self.samples = samples
+        self.batch_size = batch_size
+        self._store = store
+        self._preprocess = preprocess
+        self._prepared: dict[str, Tensor] = {}
+        self._room = _PREPARED_BYTES
+
+    def __len__(self) -> int:
+        """Batches in one pass."""
+        return math.ceil(len(self.samples) / self.batch_size)
+
+    def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass in order, exactly as the exported model will see the images."""
+        for start in range(0, len(self.samples), self.batch_size):
+            rows = self.samples[start : start + self.batch_size]
+            pixels = torch.stack([self._plain_pixels(sample) for sample in rows])
+            yield self._preprocess.normalise(pixels), _labels(rows)
+
+    def augmented(self, policy: Augment, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass in the shuffled order of `epoch`, from batch `start` on.
+
+        Order and augmentation depend on `seed` and `epoch` alone. Batches differ in size by one at most, so that
+        no batch is left with a single image for BatchNorm.
+        """
+        order = torch.randperm(len(self.samples), generator=generator(seed, "order", epoch))
+        for number, indices in enumerate(torch.tensor_split(order, len(self))):
+            if number < start:
+                continue
+            rows = [self.samples[int(index)] for index in indices]
+            randomness = generator(seed, "augment", epoch, number)
+            if policy == "crop":
+                images = [augment_image(self._raw(sample), self._preprocess.spec, randomness) for sample in rows]
+                pixels = torch.stack(images)
+            else:
+                pixels = torch.stack([self._plain_pixels(sample) for sample in rows])
+                if policy == "affine":
+                    pixels = warp_batch(pixels, randomness)
+            yield self._preprocess.normalise(pixels), _labels(rows)
+
+    def _raw(self, sample: Sample) -> Tensor:
+        return torch.from_numpy(self._store.pixels(sample))
+
+    def _plain_pixels(self, sample: Sample) -> Tensor:
+        """Resized and cropped pixels [3, height, width], kept as long as there is room."""
+        kept = self._prepared.get(sample.file)
+        if kept is not None:
+            return kept
+        pixels = self._preprocess.resize_and_crop(self._raw(sample)[None])[0]
+        if pixels.nbytes <= self._room:
+            self._prepared[sample.file] = pixels
+            self._room -= pixels.nbytes
+        return pixels
+
+
+def _labels(rows: Sequence[Sample]) -> Tensor:
+    return torch.tensor([sample.label for sample in rows])

@@ -1,0 +1,57 @@
+"""A record of a model to the model itself: built, split, weights loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from zoo.artifacts.runs import ModelRecord, RunFolder
+from zoo.catalogue import BackboneEntry, Catalogue, HeadEntry
+from zoo.errors import PluginError, RunError, WeightsError
+from zoo.nn.engine import derive_seed
+from zoo.nn.model import TransferModel
+from zoo.nn.weights import load_into, read_state
+
+
+def build_model(
+    backbone: BackboneEntry,
+    head: HeadEntry,
+    record: ModelRecord,
+    *,
+    weights: Path | None,
+    seed: int,
+) -> TransferModel:
+    """The untrained model of a record, its backbone from the file `weights` (random, by `seed`, when None).
+
+    Raises PluginError where the plugin's code fails, WeightsError where the file does not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "init"))
+        try:
+            native = backbone.spec.build()
+        except Exception as error:
+            raise PluginError(f"{backbone.id} cannot be built: {type(error).__name__}: {error}") from error
+        if weights is not None:
+            load_into(native, weights, backbone.id)
+        staged = backbone.spec.split(native)
+        if len(staged.stages) != len(backbone.spec.stages):
+            raise PluginError(
+                f"{backbone.id} splits into {len(staged.stages)} stages and declares {len(backbone.spec.stages)}; "
+                f"see `zoo plugins check {backbone.plugin.name}`"
+            )
+        module = head.spec.build(backbone.spec.num_features, len(record.classes), record.head_options)
+    return TransferModel(backbone=staged, head=module, input_spec=record.input)
+
+
+def load_run_model(run: RunFolder, catalogue: Catalogue) -> tuple[TransferModel, ModelRecord]:
+    """The trained model of a finished run, in eval mode. Raises RunError where its weights do not fit."""
+    record = run.read_model()
+    backbone, _ = catalogue.find_backbone(record.backbone)
+    head = catalogue.find_head(record.head)
+    model = build_model(backbone, head, record, weights=None, seed=0)
+    try:
+        model.load_state_dict(read_state(run.weights))
+    except (WeightsError, RuntimeError) as error:
+        raise RunError(f"weights of {run.path} do not fit: {' '.join(str(error).split()):.200}") from None
+    return model.eval(), record

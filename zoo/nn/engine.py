@@ -1,0 +1,64 @@
+"""Device, precision and threads for torch, through Lightning Fabric."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import sys
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+
+from zoo.errors import DeviceError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def make_fabric(device: Device, threads: int) -> Fabric:
+    """The engine for one device: bfloat16 autocast on CUDA where the device has it (else float16), float32 on the CPU.
+
+    Raises DeviceError where CUDA is asked for and absent: never the CPU in its place.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise DeviceError("device not there: 'cuda' (torch sees no NVIDIA device); use --device cpu")
+    torch.set_num_threads(threads)
+    if device == "cpu" or not available:
+        keep_freed_memory()
+        return Fabric(accelerator="cpu", devices=1, precision="32-true")
+    precision: Literal["bf16-mixed", "16-mixed"] = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return Fabric(accelerator="cuda", devices=1, precision=precision)
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed memory for the next tensor.
+
+    By default it gives every large tensor back to the kernel, and the page faults of getting it again dominate
+    training on the CPU: with these settings a mobilenet_v2 training step runs 1.4 to 1.8 times as fast.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):  # musl has no mallopt worth calling
+        return
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(_M_TOP_PAD, 256 * 1024**2)
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed in [0, 2^63) made of all `parts`.
+
+    Every random choice gets its own seed from what it is for (run seed, epoch, step), so that a resumed run needs
+    no generator state to go on exactly where it stopped.
+    """
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator(*parts: object) -> torch.Generator:
+    """A CPU generator seeded by `parts`, see `derive_seed`."""
+    return torch.Generator().manual_seed(derive_seed(*parts))

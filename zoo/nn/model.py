@@ -1,0 +1,81 @@
+"""The network that is trained and exported: preprocessing, a staged backbone, a head; and what of it is frozen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from zoo.nn.backbone import Backbone
+from zoo.nn.preprocess import Preprocess
+from zoo.specs import ImageInput
+
+
+class TransferModel(nn.Module):
+    """Raw images in, logits out; the first `frozen_stages` stages never change.
+
+    A frozen stage stays in eval mode whatever `train()` says (BatchNorm statistics and dropout included), its
+    parameters take no gradient and no graph is kept for them. The pool is frozen with the last stage.
+    `keep_statistics` holds all BatchNorm statistics at their pretrained values while their affine parameters train:
+    batches of a small data set make poor statistics.
+    """
+
+    def __init__(self, *, backbone: Backbone, head: nn.Module, input_spec: ImageInput) -> None:
+        super().__init__()
+        backbone.source_head = None  # its parameters belong to the source task
+        self.preprocess = Preprocess(input_spec)
+        self.backbone = backbone
+        self.head = head
+        self.frozen_stages = 0
+        self.keep_statistics = False
+
+    def freeze(self, stages: int) -> None:
+        """Freezes the first `stages` stages (with all of them, the pool too) and thaws the rest."""
+        self.frozen_stages = stages
+        self.requires_grad_(True)
+        for module in self.frozen_modules():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def frozen_modules(self) -> Iterator[nn.Module]:
+        """The modules that must not change."""
+        yield from self.backbone.stages[: self.frozen_stages]
+        if self.frozen_stages == len(self.backbone.stages):
+            yield self.backbone.pool
+
+    def train(self, mode: bool = True) -> Self:
+        """Train mode for what is trained, eval mode for what is frozen."""
+        super().train(mode)
+        for module in self.frozen_modules():
+            module.eval()
+        if self.keep_statistics:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings [N, num_features] of normalised images [N, 3, height, width]."""
+        with torch.no_grad():
+            activation = self.backbone.run_stages(images, 0, self.frozen_stages)
+        # Also when everything is frozen: the pool then takes no gradient, but costs next to nothing.
+        activation = self.backbone.run_stages(activation, self.frozen_stages)
+        return cast("Tensor", self.backbone.pool(activation))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, C] of normalised images [N, 3, height, width]."""
+        return cast("Tensor", self.head(self.embed(images)))
+
+
+def state_digest(modules: Iterable[nn.Module]) -> str:
+    """A sha256 over every parameter and buffer of `modules`, names, shapes and bits."""
+    digest = hashlib.sha256()
+    for number, module in enumerate(modules):
+        for name, tensor in module.state_dict().items():
+            digest.update(f"{number}.{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            flat = tensor.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()

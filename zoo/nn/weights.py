@@ -1,0 +1,108 @@
+"""Pretrained weights: found, verified, loaded strictly. Never random weights in their place."""
+
+from __future__ import annotations
+
+import pickle
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from zoo.artifacts.files import sha256_file
+from zoo.errors import WeightsError
+from zoo.specs import WeightsSpec
+
+
+def fetch_weights(spec: WeightsSpec, cache: Path, mirror: str | None = None) -> Path:
+    """The file of a pretrained set, digest verified: from a package, from `cache/weights`, or downloaded there.
+
+    `mirror` replaces everything before the file name of an http(s) URL. Raises WeightsError where the file cannot be
+    had or its digest is wrong.
+    """
+    if spec.url.startswith("package:"):
+        package, _, inner = spec.url.removeprefix("package:").partition("/")
+        path = Path(str(files(package) / inner))
+    else:
+        path = cache / "weights" / Path(urlparse(spec.url).path).name
+        if not path.is_file():
+            _download(spec, path, mirror)
+    if not path.is_file():
+        raise WeightsError(f"weights {spec.tag!r} not found: {path}; reinstall the plugin")
+    digest = sha256_file(path)
+    if not digest.startswith(spec.sha256):
+        raise WeightsError(
+            f"weights {spec.tag!r} are damaged: {path} has sha256 {digest[:16]}..., expected {spec.sha256[:16]}; "
+            "delete the file and fetch it again"
+        )
+    return path
+
+
+def _download(spec: WeightsSpec, path: Path, mirror: str | None) -> None:
+    url = f"{mirror.rstrip('/')}/{path.name}" if mirror else spec.url
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=spec.sha256, progress=False)
+    except (URLError, OSError) as error:
+        raise WeightsError(
+            f"cannot download weights {spec.tag!r}: {url} ({error}); "
+            f"put the file at {path}, or give your own with --weights FILE"
+        ) from None
+    except RuntimeError as error:  # torch's word for a digest that does not fit
+        raise WeightsError(f"wrong file downloaded: {url} ({error}); try again or use another mirror") from None
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` or torch weights file; code in a pickle is never run.
+
+    Raises WeightsError where the file is missing, cut short, holds code, or holds something else than tensors.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no such weights file: {path}; check --weights")
+    try:
+        value: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except pickle.UnpicklingError as error:
+        # torch names the global it would not import; every other message is about bytes that make no pickle.
+        reason = "it holds code, not only tensors" if "nsupported" in str(error) else "it is damaged"
+        raise WeightsError(f"weights refused: {path} ({reason}); convert it to .safetensors") from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"damaged weights file: {path} ({reason:.160}); fetch it again") from None
+    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
+        value = value["state_dict"]
+    if not isinstance(value, dict) or not value or not all(isinstance(v, Tensor) for v in value.values()):
+        raise WeightsError(f"no state dict in {path}; give a file of named tensors")
+    return value
+
+
+def load_into(module: nn.Module, path: Path, name: str) -> None:
+    """Loads the file strictly into `module`. Raises WeightsError where names, shapes or values do not fit `name`."""
+    state = read_state(path)
+    expected = module.state_dict()
+    # DataParallel saves every name with this prefix.
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in expected]
+    wrong = [key for key in expected if key in state and state[key].shape != expected[key].shape]
+    if missing or unexpected or wrong:
+        parts = [
+            f"{len(keys)} {what}, e.g. {keys[0]}"
+            for keys, what in ((missing, "missing"), (unexpected, "unknown"), (wrong, "of another shape"))
+            if keys
+        ]
+        raise WeightsError(f"weights of another architecture: {path} is not {name} ({'; '.join(parts)})")
+    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise WeightsError(f"weights hold NaN or infinity: {path} in {broken[0]}; use another file")
+    # Only the batch counters may be absent (files older than they are); they play no part in eval mode.
+    module.load_state_dict({**expected, **state})

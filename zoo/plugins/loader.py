@@ -1,0 +1,120 @@
+"""Plugins found through entry points, each tried alone before it is admitted.
+
+One broken plugin must never take the others down, so nothing here raises for a plugin's sake: what went wrong is
+kept in `Plugin.error`. `PluginManager.load_setuptools_entrypoints` dies at the first bad plugin, skips a second
+distribution under one name without a word, and accepts a misspelt hook; hence the private manager per plugin.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, TypeVar
+
+import pluggy
+
+from zoo import hookspecs
+from zoo.specs import BackboneSpec, HeadSpec, check_name
+
+GROUP = "zoo"
+_HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("zoo_"))
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plugin:
+    """What became of one plugin name: admitted with its backbones and heads, or why not."""
+
+    name: str
+    distribution: str
+    version: str
+    module: str
+    status: Literal["ok", "broken", "blocked"]
+    error: str | None = None
+    backbones: Sequence[BackboneSpec] = ()
+    heads: Sequence[HeadSpec] = ()
+    hooks: Any = None
+    """The plugin's own hook relay, for the hooks that are called later."""
+
+    @property
+    def source(self) -> str:
+        """Distribution and version, as in `zoo_typo 1.0`."""
+        return f"{self.distribution} {self.version}".strip()
+
+
+def load_plugins(only: Collection[str] | None = None) -> list[Plugin]:
+    """Every plugin of the environment, sorted by name, broken ones included.
+
+    `only` narrows to those names; the rest are `blocked`, and their code is never run.
+    """
+    claims: dict[str, dict[tuple[str, str], EntryPoint]] = defaultdict(dict)
+    for point in entry_points(group=GROUP):
+        # One distribution may be seen twice (its folder twice on sys.path): that is no clash.
+        claims[point.name][_source(point)] = point
+    return [_load(name, list(claims[name].values()), only) for name in sorted(claims)]
+
+
+def _load(name: str, points: list[EntryPoint], only: Collection[str] | None) -> Plugin:
+    distribution, version = _source(points[0])
+    facts: dict[str, Any] = {"name": name, "distribution": distribution, "version": version}
+    facts["module"] = points[0].value
+    if only is not None and name not in only:
+        return Plugin(**facts, status="blocked")
+    if len(points) > 1:
+        sources = ", ".join(sorted(" ".join(_source(point)) for point in points))
+        error = f"plugin name {name!r} is claimed by {sources}; uninstall all but one"
+        return Plugin(**facts, status="broken", error=error)
+    try:
+        check_name(name, "plugin")
+        hooks = _try_alone(points[0])
+        backbones = _collect(hooks.zoo_backbones(), BackboneSpec, "zoo_backbones")
+        heads = _collect(hooks.zoo_heads(), HeadSpec, "zoo_heads")
+    # SystemExit too: a module that calls sys.exit() on import must not end the command that looks at it.
+    except (Exception, SystemExit) as error:
+        return Plugin(**facts, status="broken", error=_one_line(error))
+    return Plugin(**facts, status="ok", backbones=backbones, heads=heads, hooks=hooks)
+
+
+def _try_alone(point: EntryPoint) -> Any:
+    module = point.load()
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, name=point.name)
+    implemented = [name for name in dir(module) if manager.parse_hookimpl_opts(module, name) is not None]
+    for name in implemented:
+        if name not in _HOOKS:
+            near = get_close_matches(name, _HOOKS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_HOOKS)}"
+            raise LookupError(f"unknown hook {name!r}; {hint}")
+    if not implemented:
+        raise LookupError(f"no hook in {point.value}; mark functions with @zoo.hookspecs.hookimpl")
+    return manager.hook
+
+
+def _collect(answers: Iterable[Any], kind: type[T], hook: str) -> list[T]:
+    found: list[T] = []
+    for answer in answers:
+        if not isinstance(answer, Iterable):
+            raise TypeError(f"{hook} gave {type(answer).__name__}: {answer!r:.80}; return a list of {kind.__name__}")
+        for item in answer:
+            if not isinstance(item, kind):
+                raise TypeError(f"{hook} gave {type(item).__name__}: {item!r:.80}; must be {kind.__name__}")
+            found.append(item)
+    names = [item.name for item in found]  # type: ignore[attr-defined]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{hook} gave one name twice: {', '.join(twice)}; every name once")
+    return found
+
+
+def _source(point: EntryPoint) -> tuple[str, str]:
+    return (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""The ONNX Runtime engine: sessions, threads, exported models. Never torch."""

@@ -1,0 +1,82 @@
+"""An ONNX file ready to answer: its tensors, its manifest, its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.artifacts.manifest import INPUT, METADATA_KEY, OUTPUT, ModelManifest
+from zoo.errors import ModelError
+from zoo.runtime.session import Device, open_session
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Name, ONNX Runtime type (such as `tensor(float)`) and shape of an input or output; -1 for a free axis."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+
+class OnnxModel:
+    """One loaded model. Thread-safe: ONNX Runtime sessions are."""
+
+    def __init__(self, path: Path, *, device: Device = "auto", threads: int | None = None) -> None:
+        self.path = path
+        self.name = path.stem
+        self.session = open_session(path, device=device, threads=threads)
+        self.inputs = [_info(value) for value in self.session.get_inputs()]
+        self.outputs = [_info(value) for value in self.session.get_outputs()]
+        manifest = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        self.manifest = ModelManifest.from_json(manifest) if manifest is not None else None
+
+    @property
+    def provider(self) -> str:
+        """The execution provider this session prefers."""
+        return str(self.session.get_providers()[0])
+
+    def require_manifest(self, verb: str) -> ModelManifest:
+        """The manifest. Raises ModelError, saying what `verb` misses, for a model Zoo did not export."""
+        if self.manifest is None:
+            raise ModelError(
+                f"model has no Zoo manifest (labels, preprocessing): {self.path}; `zoo {verb}` needs one that "
+                "`zoo export` wrote, `zoo serve` takes any ONNX file as plain tensors"
+            )
+        return self.manifest
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
+        """The named outputs (all when None), in order, for the given inputs."""
+        answers: list[NDArray[Any]] = self.session.run(outputs, dict(feeds))
+        return answers
+
+    def probabilities(self, images: Sequence[Image], batch: int = 16) -> NDArray[np.float32]:
+        """Class probabilities [N, C] of RGB images [H, W, 3] of any sizes; equal sizes share a batch."""
+        manifest = self.require_manifest("predict")
+        answers = np.empty((len(images), len(manifest.labels)), np.float32)
+        for rows in batches_of_equal_size(images, batch):
+            pixels = np.stack([images[row] for row in rows])
+            answers[rows] = self.run({INPUT: pixels}, [OUTPUT])[0]
+        return answers
+
+
+def batches_of_equal_size(images: Sequence[Image], batch: int) -> Iterator[list[int]]:
+    """Row numbers in batches of at most `batch`, all images of a batch having one size."""
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for row, image in enumerate(images):
+        by_size.setdefault(image.shape, []).append(row)
+    for rows in by_size.values():
+        for start in range(0, len(rows), batch):
+            yield rows[start : start + batch]
+
+
+def _info(value: Any) -> TensorInfo:
+    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    return TensorInfo(value.name, value.type, shape)
