@@ -32,8 +32,8 @@ def decode_image(source: Path | bytes, name: str | None = None) -> NDArray[np.ui
         # Pillow's own bomb warning is an error here: the limit below comes first.
         with warnings.catch_warnings(), Image.open(_file(source)) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            _check_size(image.width, image.height, shown)
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            check_size(image.width, image.height, shown)
+            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -50,7 +50,8 @@ def _file(source: Path | bytes) -> Path | io.BytesIO:
     return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
-def _check_size(width: int, height: int, shown: str) -> None:
+def check_size(width: int, height: int, shown: str) -> None:
+    """Raises DataError where an image of this size in pixels is refused."""
     if width * height > MAX_PIXELS:
         raise DataError(
             f"image too large: {shown} is {width} x {height}, more than {MAX_PIXELS:,} pixels; scale it down"

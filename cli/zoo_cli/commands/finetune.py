@@ -63,12 +63,14 @@ def _finetune(
 ) -> None:
     """Fine-tune a pretrained backbone on your images; the result is a run folder."""
     from zoo.finetune.loop import InterruptedTrainingError
-    from zoo.finetune.run import finetune, resume as resume_run
+    from zoo.finetune.request import FinetuneRequest
+    from zoo.finetune.run import finetune
+    from zoo.finetune.run import resume as resume_run
 
     if resume:
         if folder is None:
             raise UsageError("--resume needs the run to go on with; give --out RUN")
-        target, begin = folder, lambda: resume_run(folder, environment(), out.progress)
+        target, request = folder, None
     else:
         if data is None or backbone is None:
             raise UsageError(f"{'DATA' if data is None else '--backbone'} is missing; see `zoo finetune --help`")
@@ -77,8 +79,6 @@ def _finetune(
             options["hidden"] = _widths(hidden)
         if dropout is not None:
             options["dropout"] = dropout
-        from zoo.finetune.request import FinetuneRequest
-
         request = FinetuneRequest(
             data=data,
             backbone=backbone,
@@ -106,9 +106,11 @@ def _finetune(
             _show_plan(out, request)
             return
         target = folder or _fresh_folder(request)
-        begin = lambda: finetune(request, target, environment(), out.progress)  # noqa: E731
     try:
-        result = begin()
+        if request is None:
+            result = resume_run(target, environment(), out.progress)
+        else:
+            result = finetune(request, target, environment(), out.progress)
     except InterruptedTrainingError:
         raise KeyboardInterrupt(f"interrupted; go on with `zoo finetune --resume --out {target}`") from None
 

@@ -1,0 +1,60 @@
+"""`zoo evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from zoo_cli.command import command
+from zoo_cli.render import Output, percent
+from zoo_cli.settings import cache_folder, catalogue
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command `evaluate`."""
+    command(app, "evaluate")(_evaluate)
+
+
+def _evaluate(
+    out: Output,
+    target: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A finished run or an exported model.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for finetune.")],
+    split: Annotated[Literal["test", "val", "train", "all"], typer.Option(help="Which images.")] = "test",
+    seed: Annotated[int, typer.Option(help="The run's seed, for data without a test split of its own.")] = 0,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1)] = None,
+    on_bad_sample: Annotated[Literal["fail", "skip"], typer.Option()] = "fail",
+) -> None:
+    """Measure accuracy, calibration, and precision and recall per class on labelled images."""
+    from zoo.evaluate import evaluate
+
+    result = evaluate(
+        target,
+        data,
+        split=split,
+        catalogue=catalogue(),
+        cache=cache_folder(),
+        progress=out.progress,
+        seed=seed,
+        device=device,
+        threads=threads,
+        on_bad_sample=on_bad_sample,
+    )
+
+    def words() -> None:
+        low, high = result["interval95"]
+        out.line(
+            f"accuracy {percent(result['accuracy'])} on {result['n']} images (95 % interval {percent(low)} to "
+            f"{percent(high)}), calibration error {result['ece']:.3f}"
+        )
+        rows = [
+            (name, row["n"], percent(row["precision"]), percent(row["recall"]))
+            for name, row in result["per_class"].items()
+        ]
+        out.table(["class", "images", "precision", "recall"], rows)
+        if result["seen_in_training"]:
+            out.line(f"beware: {result['seen_in_training']} of these images were trained on")
+
+    out.result(result, words)

@@ -1,0 +1,35 @@
+"""`zoo predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from zoo_cli.command import command
+from zoo_cli.render import Output, percent
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command `predict`."""
+    command(app, "predict")(_predict)
+
+
+def _predict(
+    out: Output,
+    model: Annotated[Path, typer.Argument(help="An exported model.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="How many labels per image.")] = 3,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1)] = None,
+) -> None:
+    """Label image files with an exported model."""
+    from zoo.predict import predict
+
+    answers = predict(model, files, top=top, device=device, threads=threads)
+    rows = [
+        (answer["file"], ", ".join(f"{entry['label']} {percent(entry['probability'])}" for entry in answer["top"]))
+        for answer in answers
+    ]
+    out.result(answers, lambda: out.table(["file", "labels"], rows))

@@ -1,0 +1,171 @@
+"""Tensors on the wire: protocol datatypes, JSON data, little-endian binary data."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BYTES = "BYTES"
+_NUMPY = {
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+    "UINT16": np.uint16,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+}
+_ONNX = {
+    "tensor(bool)": "BOOL",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": BYTES,
+    **{f"tensor(uint{bits})": f"UINT{bits}" for bits in (8, 16, 32, 64)},
+    **{f"tensor(int{bits})": f"INT{bits}" for bits in (8, 16, 32, 64)},
+}
+
+
+class ProtocolError(Exception):
+    """A request that cannot be answered, with the HTTP status that says so."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, protocol datatype and shape of an input or output; -1 for a free axis."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As model metadata shows it."""
+        return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+
+
+def datatype_of(onnx_type: str) -> str | None:
+    """The protocol's name for an ONNX Runtime type such as `tensor(float)`; None where it has none."""
+    return _ONNX.get(onnx_type)
+
+
+def check_shape(name: str, shape: object) -> tuple[int, ...]:
+    """The shape in a request. Raises ProtocolError unless it is a list of whole numbers from 0."""
+    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 2**31 for size in shape):
+        raise ProtocolError(f"shape of {name}: {shape!r:.80}; must be a list of whole numbers")
+    return tuple(shape)
+
+
+def from_json(name: str, datatype: str, shape: tuple[int, ...], data: object) -> NDArray[Any]:
+    """The array of JSON `data`, flat or nested. Raises ProtocolError where it does not fit datatype and shape."""
+    if not isinstance(data, list):
+        raise ProtocolError(f"data of {name} must be a list")
+    count = math.prod(shape)
+    if datatype == BYTES:
+        flat = _flatten(data)
+        if not all(isinstance(item, str) for item in flat):
+            raise ProtocolError(f"data of {name}: BYTES in JSON are strings")
+        array = np.array([item.encode() for item in flat] or [], object)
+    else:
+        kind = _kind(name, datatype)
+        if datatype == "FP16":
+            raise ProtocolError(f"data of {name}: FP16 has no JSON form; send it as binary data")
+        try:
+            loose = np.array(data)
+            if loose.dtype.kind not in "biuf" or (loose.dtype.kind == "f") > (kind.kind == "f"):
+                raise ValueError(f"{loose.dtype} values")
+            array = loose.astype(kind)
+            if kind.kind in "iu" and not np.array_equal(array, loose):
+                raise ValueError("a value out of range")
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ProtocolError(f"data of {name} is not {datatype}: {error}") from None
+    if array.size != count:
+        raise ProtocolError(f"data of {name}: {array.size} elements, shape {list(shape)} needs {count}")
+    return array.reshape(shape)
+
+
+def from_binary(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview) -> NDArray[Any]:
+    """The array of little-endian `raw` bytes. Raises ProtocolError where their number does not fit."""
+    count = math.prod(shape)
+    if datatype == BYTES:
+        items = _split_bytes(name, raw)
+        if len(items) != count:
+            raise ProtocolError(f"binary data of {name}: {len(items)} elements, shape {list(shape)} needs {count}")
+        array = np.empty(count, object)
+        array[:] = items
+        return array.reshape(shape)
+    kind = _kind(name, datatype).newbyteorder("<")
+    if len(raw) != count * kind.itemsize:
+        raise ProtocolError(
+            f"binary data of {name}: {len(raw)} bytes, {datatype} {list(shape)} needs {count * kind.itemsize}"
+        )
+    return np.frombuffer(raw, kind).reshape(shape)
+
+
+def to_binary(array: NDArray[Any]) -> bytes:
+    """The little-endian bytes of an array; an element of BYTES behind its length (uint32)."""
+    if array.dtype == object:
+        return b"".join(struct.pack("<I", len(item)) + item for item in array.ravel())
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+
+
+def to_json(array: NDArray[Any]) -> list[Any]:
+    """The elements of an array as a flat list, row by row."""
+    if array.dtype == object:
+        return [item.decode(errors="replace") for item in array.ravel()]
+    # JSON has no NaN or infinity, and a reader would choke on them.
+    return [None if isinstance(v, float) and not math.isfinite(v) else v for v in array.ravel().tolist()]
+
+
+def datatype_of_array(array: NDArray[Any]) -> str:
+    """The protocol's name for an array's elements."""
+    return next((name for name, kind in _NUMPY.items() if array.dtype == kind), BYTES)
+
+
+def _kind(name: str, datatype: str) -> np.dtype[Any]:
+    if datatype not in _NUMPY:
+        raise ProtocolError(f"datatype of {name}: {datatype!r:.40}; one of {', '.join([*_NUMPY, BYTES])}")
+    return np.dtype(_NUMPY[datatype])
+
+
+def _flatten(data: Sequence[Any]) -> list[Any]:
+    flat: list[Any] = []
+    stack = [iter(data)]
+    while stack:  # not recursive: depth is the sender's choice
+        for item in stack[-1]:
+            if isinstance(item, list):
+                stack.append(iter(item))
+                break
+            flat.append(item)
+        else:
+            stack.pop()
+    return flat
+
+
+def _split_bytes(name: str, raw: memoryview) -> list[bytes]:
+    items: list[bytes] = []
+    at = 0
+    while at < len(raw):
+        if at + 4 > len(raw):
+            raise ProtocolError(f"binary data of {name}: cut off in the length of element {len(items)}")
+        (size,) = struct.unpack_from("<I", raw, at)
+        at += 4
+        if at + size > len(raw):
+            raise ProtocolError(f"binary data of {name}: element {len(items)} says {size} bytes, fewer follow")
+        items.append(bytes(raw[at : at + size]))
+        at += size
+    return items
