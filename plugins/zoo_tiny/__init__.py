@@ -25,7 +25,7 @@ def zoo_backbones() -> list[BackboneSpec]:
             family="glyphnet",
             num_features=112,
             params=336_448,
-            macs=14_254_080,
+            macs=16_281_600,
             build=_build_module,
             split=_split_module,
             stages=(
@@ -38,12 +38,12 @@ def zoo_backbones() -> list[BackboneSpec]:
                 WeightsSpec(
                     tag="glyphs_v1",
                     url="package:zoo_tiny/weights/glyphs_v1.safetensors",
-                    sha256="0" * 64,
+                    sha256="85ce84785beeb82a282e4d158fd7a05f8a37e64da8277199bdb2436f7c28012d",
                     pretrained_on="198 rendered letters (zoo_tiny._train)",
                     license="Apache-2.0",
                     input=_INPUT,
                     num_classes=_LETTERS,
-                    metrics={"acc@1": 0.0},
+                    metrics={"acc@1": 0.862},
                 ),
             ),
             input=_INPUT,
