@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from helpers import make_folder
 
 from zoo.catalogue import Catalogue
 from zoo.export.run import export
@@ -20,7 +18,6 @@ from zoo.finetune.run import Environment, finetune
 from zoo.progress import Silent
 
 SHARED = Path(os.environ.get("ZOO_SHARED", Path(__file__).parents[2] / "shared"))
-SHAPES = ("bars", "dots", "rings")
 
 
 @pytest.fixture(scope="session")
@@ -33,33 +30,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(cache: Path) -> Environment:
     """The installed plugins and the session's cache."""
     return Environment(catalogue=Catalogue.installed(), cache=cache)
-
-
-def draw(shape: str, seed: int, size: tuple[int, int] = (40, 48)) -> np.ndarray:
-    """A noisy picture of bars, dots or rings, uint8 [H, W, 3]."""
-    random = np.random.default_rng([seed, *map(ord, shape)])
-    y, x = np.mgrid[: size[0], : size[1]]
-    phase = random.uniform(0, 6)
-    wave = {
-        "bars": np.sin(x / 2 + phase),
-        "dots": np.sin(x / 2 + phase) * np.sin(y / 2 + phase),
-        "rings": np.sin(np.hypot(x - size[1] / 2, y - size[0] / 2) / 1.5 + phase),
-    }[shape]
-    grey = 128 + 90 * wave + random.normal(0, 20, size)
-    return np.repeat(grey.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
-
-
-def make_folder(root: Path, train: int, test: int) -> Path:
-    """A data set folder of `SHAPES` with so many images per class, JPEG and PNG in turn."""
-    for split, count, first in (("train", train, 0), ("test", test, 1000)):
-        for shape in SHAPES:
-            folder = root / split / shape
-            folder.mkdir(parents=True)
-            for number in range(count):
-                suffix = "jpg" if number % 2 else "png"
-                image = draw(shape, first + number, (40 + number % 3, 48))
-                Image.fromarray(image).save(folder / f"{number:03d}.{suffix}")
-    return root
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +94,7 @@ def make_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 
 @pytest.fixture
-def zoo(cache: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+def zoo(cache: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the installed command line in a process of its own."""
 
     def call(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -137,7 +107,7 @@ def zoo(cache: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Comple
             timeout=300,
         )
 
-    yield call
+    return call
 
 
 @pytest.fixture(scope="session")
@@ -146,13 +116,3 @@ def shared() -> Path:
     if not (SHARED / "weights").is_dir():
         pytest.skip(f"real data sets and weights are not at {SHARED} (set ZOO_SHARED)")
     return SHARED
-
-
-def real_weights(shared: Path, name: str) -> str:
-    """The weights file of a backbone."""
-    return str(next((shared / "weights").glob(f"{name}-*.pth")))
-
-
-def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Metrics rows without what differs from run to run."""
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]

@@ -75,9 +75,7 @@ def test_two_distributions_of_one_name_are_refused(make_plugin: Callable[..., Pa
     make_plugin("clash", HONEST, distribution="zoo_clash2")
     plugin = _by_name(load_plugins())["clash"]
     assert plugin.status == "broken"
-    assert plugin.error == (
-        "plugin name 'clash' is claimed by zoo_clash1 1.0, zoo_clash2 1.0; uninstall all but one"
-    )
+    assert plugin.error == ("plugin name 'clash' is claimed by zoo_clash1 1.0, zoo_clash2 1.0; uninstall all but one")
 
 
 def test_narrowing_never_runs_the_rest(make_plugin: Callable[..., Path], tmp_path: Path) -> None:

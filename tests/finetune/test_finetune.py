@@ -1,0 +1,138 @@
+"""Every strategy trains what it says, and says what it trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import real_weights
+
+from zoo.artifacts.runs import RunFolder
+from zoo.errors import UsageError
+from zoo.finetune.curves import LearningCurve
+from zoo.finetune.request import FinetuneRequest
+from zoo.finetune.run import Environment, dry_run, finetune
+from zoo.nn.build import build_model, load_run_model
+from zoo.nn.model import state_digest
+from zoo.nn.weights import fetch_weights
+from zoo.progress import Silent
+
+
+def _request(dataset: Path, **options: Any) -> FinetuneRequest:
+    return FinetuneRequest(
+        **{"data": str(dataset), "backbone": "tiny/glyphnet", "device": "cpu", "epochs": 6, "batch_size": 16} | options
+    )
+
+
+@pytest.mark.parametrize("strategy", ["probe", "partial", "lp-ft", "full", "scratch"])
+def test_strategy_runs_and_is_deterministic(
+    strategy: Any, dataset: Path, environment: Environment, tmp_path: Path
+) -> None:
+    request = _request(dataset, strategy=strategy)
+    first = finetune(request, tmp_path / "a", environment, Silent())
+    second = finetune(request, tmp_path / "b", environment, Silent())
+    other = finetune(replace(request, seed=1), tmp_path / "c", environment, Silent())
+    assert first["weights_sha256"] == second["weights_sha256"]
+    assert first["weights_sha256"] != other["weights_sha256"]
+    files = {path.name for path in (tmp_path / "a").iterdir()}
+    assert {"request.json", "dataset.json", "environment.json", "weights.safetensors", "result.json"} <= files
+    assert not list((tmp_path / "a").rglob("*.pkl")) + list((tmp_path / "a").rglob("*.pt"))
+    assert first["test_accuracy"] > (0.3 if strategy in ("scratch", "full") else 0.7)
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 3])
+def test_partial_freezes_exactly_the_first_stages(
+    frozen: int, dataset: Path, environment: Environment, tmp_path: Path
+) -> None:
+    request = _request(dataset, strategy="partial", freeze_stages=frozen)
+    finetune(request, tmp_path / "run", environment, Silent())
+    trained, record = load_run_model(RunFolder.open(tmp_path / "run"), environment.catalogue)
+    entry, _ = environment.catalogue.find_backbone(record.backbone)
+    head = environment.catalogue.find_head(record.head)
+    weights = fetch_weights(entry.spec.weights[0], environment.cache)
+    source = build_model(entry, head, record, weights=weights, seed=0)
+    same = [
+        state_digest([before]) == state_digest([after])
+        for before, after in zip(source.backbone.stages, trained.backbone.stages, strict=True)
+    ]
+    assert same == [number < frozen for number in range(4)]
+
+
+def test_dry_run_names_what_is_trained_and_writes_nothing(
+    dataset: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan, groups, _ = dry_run(_request(dataset, strategy="partial", freeze_stages=2), environment, Silent())
+    assert [group.frozen for group in groups] == [True, True, False, False, False]
+    assert [group.lr > 0 for group in groups] == [False, False, True, True, True]
+    assert sum(group.params for group in groups[:-1]) == 336_448
+    assert plan.keep_statistics
+    assert not list(tmp_path.iterdir())
+
+
+def test_mlp_head_and_tracked_curve(dataset: Path, environment: Environment, tmp_path: Path) -> None:
+    request = _request(dataset, head="mlp", head_options={"hidden": (8,), "dropout": 0.1}, track_test=True)
+    finetune(request, tmp_path / "run", environment, Silent())
+    curve = LearningCurve.from_metrics(RunFolder.open(tmp_path / "run").read_metrics())
+    assert curve.steps[0] == 0
+    assert curve.start > 0.5  # from the probe's head
+    assert curve.steps_to(2.0) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "scratch", "weights": "glyphs_v1"}, "scratch starts from random weights"),
+        ({"strategy": "full", "weights": "none"}, "needs pretrained weights"),
+        ({"strategy": "full", "freeze_stages": 1}, "--freeze-stages goes with --strategy partial"),
+        ({"lr": 0}, "--lr: 0; must be more than 0"),
+    ],
+)
+def test_requests_that_make_no_sense(options: dict[str, Any], message: str, dataset: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        _request(dataset, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "partial", "freeze_stages": 4}, r"has 4 stages, freeze 0 to 3 of them \(all: --strategy probe\)"),
+        ({"input_size": 33}, "must be a multiple of 8"),
+        ({"head_options": {"depth": 3}}, "unknown option of head heads/linear: 'depth'"),
+        ({"backbone": "tiny/glyphnt"}, "did you mean 'tiny/glyphnet'"),
+        ({"backbone": "tiny/glyphnet@glyphs_v2"}, "did you mean 'glyphs_v1'"),
+        ({"head": "linea"}, "did you mean 'linear'"),
+    ],
+)
+def test_requests_that_do_not_fit(
+    options: dict[str, Any], message: str, dataset: Path, environment: Environment, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        finetune(_request(dataset, **options), tmp_path / "run", environment, Silent())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_frozen_means_frozen_with_real_mobilenet(
+    shared: Path, dataset: Path, environment: Environment, tmp_path: Path
+) -> None:
+    """Its BatchNorm statistics are made up: any update would show, in the checksum and in the accuracy."""
+    request = _request(
+        dataset,
+        backbone="torchvision/mobilenet_v2",
+        weights=real_weights(shared, "mobilenet_v2"),
+        strategy="partial",
+        freeze_stages=4,
+        epochs=2,
+        input_size=96,
+    )
+    result = finetune(request, tmp_path / "run", environment, Silent())
+    trained, record = load_run_model(RunFolder.open(tmp_path / "run"), environment.catalogue)
+    entry, _ = environment.catalogue.find_backbone(record.backbone)
+    head = environment.catalogue.find_head(record.head)
+    source = build_model(entry, head, record, weights=Path(str(request.weights)), seed=0)
+    assert state_digest(source.backbone.stages[:4]) == state_digest(trained.backbone.stages[:4])
+    assert state_digest(source.backbone.stages[:4]) == result["frozen_sha256"]
+    assert state_digest(source.backbone.stages[4:]) != state_digest(trained.backbone.stages[4:])

@@ -1,0 +1,105 @@
+"""kill -9 in the middle, then --resume: the very same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import without_seconds
+
+from zoo.artifacts.runs import RunFolder
+
+EPOCHS = "40"
+STRATEGIES = ("probe", "partial", "lp-ft", "full", "scratch")
+
+
+def _arguments(dataset: Path, strategy: str, out: Path) -> list[str]:
+    return [
+        *("finetune", str(dataset), "--backbone", "tiny/glyphnet", "--strategy", strategy, "--epochs", EPOCHS),
+        *("--batch-size", "8", "--patience", "0", "--device", "cpu", "--threads", "1", "--hidden", "16"),
+        *("--dropout", "0.3", "--checkpoint-seconds", "0", "--out", str(out), "--quiet"),
+    ]
+
+
+def _killed(arguments: list[str], out: Path, cache: Path, when: Callable[[], bool]) -> None:
+    """Starts the command and kills it as soon as `when` says so."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zoo_cli", *arguments], env={**os.environ, "ZOO_CACHE": str(cache)}
+    )
+    limit = time.monotonic() + 120
+    while process.poll() is None and not when() and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert process.poll() is None, "finished before it could be killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not RunFolder.open(out).is_complete
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_killed_and_resumed_is_bit_identical(
+    strategy: str, dataset: Path, cache: Path, tmp_path: Path, zoo: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert zoo(*_arguments(dataset, strategy, whole)).returncode == 0
+    metrics = cut / "metrics.jsonl"
+    if strategy == "probe":  # it takes no steps: killed as soon as its records are written
+        _killed(_arguments(dataset, strategy, cut), cut, cache, (cut / "request.json").exists)
+    else:
+        _killed(
+            _arguments(dataset, strategy, cut),
+            cut,
+            cache,
+            lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 4,
+        )
+    resumed = zoo("finetune", "--resume", "--out", cut, "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    result, expected = json.loads(resumed.stdout), RunFolder.open_complete(whole).read("result")
+    assert (cut / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    for key in ("weights_sha256", "test_accuracy", "val_accuracy", "steps", "best_step"):
+        assert result[key] == expected[key]
+    rows = [RunFolder(folder).read_metrics() for folder in (cut, whole)]
+    assert without_seconds(rows[0]) == without_seconds(rows[1])
+
+
+def test_ctrl_c_leaves_a_resumable_run(
+    dataset: Path, cache: Path, tmp_path: Path, zoo: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    out = tmp_path / "stopped"
+    arguments = _arguments(dataset, "full", out)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zoo_cli", *arguments],
+        env={**os.environ, "ZOO_CACHE": str(cache)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = out / "metrics.jsonl"
+    limit = time.monotonic() + 120
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2) and time.monotonic() < limit:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == f"error: interrupted; go on with `zoo finetune --resume --out {out}`"
+    assert zoo("finetune", "--resume", "--out", out).returncode == 0
+    assert zoo("finetune", "--resume", "--out", out, "--json").returncode == 0  # a finished run gives its result
+
+
+def test_changed_data_is_refused(
+    tmp_path: Path, cache: Path, zoo: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    from helpers import make_folder
+
+    data, out = make_folder(tmp_path / "data", 4, 2), tmp_path / "run"
+    _killed(_arguments(data, "full", out), out, cache, (out / "metrics.jsonl").exists)
+    victim = data / "train" / "bars" / "000.png"
+    victim.write_bytes((data / "train" / "dots" / "000.png").read_bytes())
+    resumed = zoo("finetune", "--resume", "--out", out)
+    assert resumed.returncode == 3
+    assert f"data has changed since the run began: {victim}" in resumed.stderr
