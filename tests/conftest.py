@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers import make_folder
+from zoo_cli.app import main
 
 from zoo.catalogue import Catalogue
 from zoo.export.run import export
@@ -42,7 +43,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(dataset: Path, environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished probe."""
     folder = tmp_path_factory.mktemp("runs") / "probe"
-    request = FinetuneRequest(data=str(dataset), backbone="tiny/glyphnet", strategy="probe", device="cpu")
+    request = FinetuneRequest(data=str(dataset), backbone="tiny/glyphnet", strategy="probe", device="cpu", threads=1)
     finetune(request, folder, environment, Silent())
     return folder
 
@@ -93,8 +94,31 @@ def make_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     return make
 
 
+Zoo = Callable[..., subprocess.CompletedProcess[str]]
+
+
 @pytest.fixture
-def zoo(cache: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def zoo(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Zoo:
+    """Runs the command line in this process, in `tmp_path`."""
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        words = ["zoo", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.setenv("ZOO_CACHE", str(cache))
+        monkeypatch.chdir(tmp_path)
+        capfd.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return subprocess.CompletedProcess(words, code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def zoo_process(cache: Path, tmp_path: Path) -> Zoo:
     """Runs the installed command line in a process of its own."""
 
     def call(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:

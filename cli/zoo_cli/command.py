@@ -34,7 +34,7 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
             out = Output(as_json=as_json, quiet=quiet)
             try:
                 function(out, **arguments)
-            except (ZooError, ModuleNotFoundError, KeyboardInterrupt) as error:
+            except (ZooError, OSError, ModuleNotFoundError, KeyboardInterrupt) as error:
                 if verbose:
                     traceback.print_exc()
                 _fail(out, error)
@@ -64,6 +64,14 @@ def _fail(out: Output, error: BaseException) -> None:
             raise error
         missing = MissingExtraError(f"not installed: {error.name!r}; install it with `pip install 'zoo[train]'`")
         fail(str(missing), missing.exit_code, as_json=out.as_json)
+    if isinstance(error, OSError):
+        # Whatever was not foreseen where it happened: a full disk, a file that went away.
+        where = f": {error.filename}" if error.filename else ""
+        fail(
+            f"{error.strerror or error}{where}; make room or check permissions, then run it again",
+            1,
+            as_json=out.as_json,
+        )
     assert isinstance(error, ZooError)
     fail(str(error), error.exit_code, as_json=out.as_json)
 

@@ -22,7 +22,15 @@ from zoo.progress import Silent
 
 def _request(dataset: Path, **options: Any) -> FinetuneRequest:
     return FinetuneRequest(
-        **{"data": str(dataset), "backbone": "tiny/glyphnet", "device": "cpu", "epochs": 6, "batch_size": 16} | options
+        **{
+            "data": str(dataset),
+            "backbone": "tiny/glyphnet",
+            "device": "cpu",
+            "epochs": 6,
+            "batch_size": 16,
+            "threads": 1,
+        }
+        | options
     )
 
 

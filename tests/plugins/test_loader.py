@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,15 +88,15 @@ def test_narrowing_never_runs_the_rest(make_plugin: Callable[..., Path], tmp_pat
 
 
 def test_every_broken_plugin_at_once_on_the_command_line(
-    make_plugin: Callable[..., Path], zoo: Callable[..., object]
+    make_plugin: Callable[..., Path], zoo_process: Callable[..., Any]
 ) -> None:
     for name, (source, _) in BROKEN.items():
         site = make_plugin(name, source)
-    listed = zoo("plugins", "list", "--json", PYTHONPATH=str(site))
+    listed = zoo_process("plugins", "list", "--json", PYTHONPATH=str(site))
     rows = {row["name"]: row for row in json.loads(listed.stdout)}
     assert {name for name, row in rows.items() if row["status"] == "broken"} == set(BROKEN)
     assert listed.returncode == 0
-    assert zoo("list", "backbones", PYTHONPATH=str(site)).returncode == 0
-    shown = zoo("plugins", "check", "misspelt", PYTHONPATH=str(site))
+    assert zoo_process("list", "backbones", PYTHONPATH=str(site)).returncode == 0
+    shown = zoo_process("plugins", "check", "misspelt", PYTHONPATH=str(site))
     assert shown.returncode == 5
     assert "did you mean 'zoo_backbones'?" in shown.stderr

@@ -106,7 +106,7 @@ class Catalogue:
                 reason = plugin.error or "it is left out by ZOO_PLUGINS"
                 raise PluginError(f"plugin {plugin.name!r} of {bare!r} cannot be used: {reason}")
             if plugin.status == "ok" and plugin_name in ("", plugin.name):
-                spec = plugin.hooks.zoo_resolve_backbone(plugin=plugin.name, name=short)
+                spec = _ask(plugin, short)
                 if spec is not None:
                     return BackboneEntry(plugin, spec)
         raise UsageError(f"unknown backbone: {bare!r}; {self._hint(bare)}")
@@ -118,3 +118,16 @@ class Catalogue:
                 return f"it comes with the distribution {known['distribution']!r}: install that"
         names = installed + [entry.spec.name for entry in self.backbones]
         return did_you_mean(bare, names) or "see `zoo list backbones`"
+
+
+def _ask(plugin: Plugin, name: str) -> BackboneSpec | None:
+    """What the plugin's `zoo_resolve_backbone` says. Raises PluginError where it raises or gives something else."""
+    try:
+        spec = plugin.hooks.zoo_resolve_backbone(plugin=plugin.name, name=name)
+        if spec is not None and not isinstance(spec, BackboneSpec):
+            raise TypeError(f"zoo_resolve_backbone gave {type(spec).__name__}: {spec!r:.80}; must be BackboneSpec")
+    except Exception as error:
+        raise PluginError(
+            f"plugin {plugin.name!r} ({plugin.source}) failed to resolve {name!r}: {type(error).__name__}: {error}"
+        ) from error
+    return spec

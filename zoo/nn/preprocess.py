@@ -43,11 +43,20 @@ class Preprocess(nn.Module):
             torch.sym_max(resized_w, width * resized_h // height),
         ]
         pixels = F.interpolate(pixels, size, mode=spec.interpolation, antialias=True)  # type: ignore[arg-type]
-        top, left = (pixels.shape[2] - spec.height) // 2, (pixels.shape[3] - spec.width) // 2
-        pixels = pixels[:, :, top : top + spec.height, left : left + spec.width]
+        # Rows and columns by index and not a slice: the exporter then knows that the size is fixed from here on, and
+        # takes 3 s for a small network where the sizes of slices, carried through every layer, cost it 30.
+        top, left = _half(size[0] - spec.height), _half(size[1] - spec.width)
+        pixels = pixels.index_select(2, torch.arange(spec.height, device=pixels.device) + top)
+        pixels = pixels.index_select(3, torch.arange(spec.width, device=pixels.device) + left)
         # Bicubic overshoots at edges; pixels do not.
         return pixels.clamp(0, 255) if spec.interpolation == "bicubic" else pixels
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(pixels - mean) / std per channel, from float pixels in [0, 255]."""
         return (pixels - self.mean) / self.std
+
+
+def _half(size: int | torch.SymInt) -> int | torch.SymInt:
+    """Half of `size`, a half pixel going to the even neighbour as in torchvision's centre crop."""
+    half = size // 2
+    return half + size % 2 * (half % 2)

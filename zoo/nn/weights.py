@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"no such weights file: {path}; check --weights")
     try:
-        value: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        value: Any = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
     except pickle.UnpicklingError as error:
         # torch names the global it would not import; every other message is about bytes that make no pickle.
         reason = "it holds code, not only tensors" if "nsupported" in str(error) else "it is damaged"
@@ -82,6 +79,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(value, dict) or not value or not all(isinstance(v, Tensor) for v in value.values()):
         raise WeightsError(f"no state dict in {path}; give a file of named tensors")
     return value
+
+
+def _load_torch(path: Path) -> Any:
+    with warnings.catch_warnings():
+        # An unusual pickle protocol is either read or refused; the user need not hear of it.
+        warnings.filterwarnings("ignore", "Detected pickle protocol")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_into(module: nn.Module, path: Path, name: str) -> None:

@@ -85,7 +85,7 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], data: object) ->
         if datatype == "FP16":
             raise ProtocolError(f"data of {name}: FP16 has no JSON form; send it as binary data")
         try:
-            loose = np.array(data)
+            loose = _loose(data, kind)
             if loose.dtype.kind not in "biuf" or (loose.dtype.kind == "f") > (kind.kind == "f"):
                 raise ValueError(f"{loose.dtype} values")
             array = loose.astype(kind)
@@ -140,6 +140,16 @@ def _kind(name: str, datatype: str) -> np.dtype[Any]:
     if datatype not in _NUMPY:
         raise ProtocolError(f"datatype of {name}: {datatype!r:.40}; one of {', '.join([*_NUMPY, BYTES])}")
     return np.dtype(_NUMPY[datatype])
+
+
+def _loose(data: list[Any], kind: np.dtype[Any]) -> NDArray[Any]:
+    """The values as numpy reads them, so that what does not fit `kind` still shows."""
+    found = np.array(data)
+    if not found.size:  # numpy takes an empty list for floats
+        return found.astype(kind)
+    if kind == np.uint64 and all(type(value) is int for value in _flatten(data)):
+        return np.array(data, kind)  # it would take a mixture of small and huge numbers for floats
+    return found
 
 
 def _flatten(data: Sequence[Any]) -> list[Any]:

@@ -1,0 +1,84 @@
+"""The command line starts fast and serving never loads torch."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "torchvision", "lightning_fabric", "onnxruntime", "sklearn", "matplotlib", "PIL")
+
+
+def _loaded(code: str) -> str:
+    report = f"{code}\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
+    return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import zoo",
+        "import zoo_cli.app",
+        "import zoo_torchvision, zoo_heads, zoo_tiny",
+        "from zoo.catalogue import Catalogue; Catalogue.installed().backbones",
+    ],
+)
+def test_nothing_heavy_is_imported(code: str) -> None:
+    assert _loaded(code) == "[]"
+
+
+def test_serving_works_where_torch_cannot_be_imported(model: Path, tmp_path: Path) -> None:
+    """As after `pip install zoo` without extras: every torch-side package fails to import."""
+    for name in ("torch", "torchvision", "lightning_fabric", "onnx", "safetensors", "sklearn"):
+        (tmp_path / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')")
+    code = (
+        "import sys; from pathlib import Path; from zoo.serve import ServeRequest, load_models;"
+        "from zoo.serving.app import make_app; from zoo.predict import predict; from zoo.bench import bench;"
+        "import zoo_cli.app;"
+        f"make_app(load_models(ServeRequest(models=(Path({str(model)!r}),), device='cpu')));"
+        "assert 'torch' not in sys.modules"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_is_fast() -> None:
+    """Processor time, so that a busy machine does not matter; the best of five, so that a cold disk does not."""
+    times = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "zoo_cli", "--help"], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < 0.3
+
+
+def test_every_command_explains_itself(zoo: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    commands = (
+        "quickstart",
+        "list backbones",
+        "list heads",
+        "list weights",
+        "show",
+        "plugins list",
+        "plugins check",
+        "finetune",
+        "evaluate",
+        "export",
+        "predict",
+        "bench",
+        "serve",
+        "registry write",
+        "registry check",
+    )
+    for command in commands:
+        done = zoo(*command.split(), "--help")
+        assert done.returncode == 0
+        assert "--json" in done.stdout

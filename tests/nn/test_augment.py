@@ -1,0 +1,46 @@
+"""Augmentation varies images reproducibly and keeps what must not change."""
+
+from __future__ import annotations
+
+import torch
+from helpers import draw
+
+from zoo.nn.augment import augment_image, warp_batch
+from zoo.nn.engine import generator
+from zoo.specs import ImageInput
+
+
+def test_same_randomness_same_image() -> None:
+    image = torch.from_numpy(draw("rings", 0, (60, 80)))
+    spec = ImageInput(height=32, width=32)
+    first, again, other = (augment_image(image, spec, generator("test", seed)) for seed in (0, 0, 1))
+    assert first.shape == (3, 32, 32)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert 0 <= first.min() <= first.max() <= 255
+
+
+def test_mirror_only_where_allowed() -> None:
+    ramp = torch.arange(64, dtype=torch.uint8).repeat(64, 1)[:, :, None].repeat(1, 1, 3) * 3
+    rising = {
+        mirror: [
+            bool((cut[0, :, -1] > cut[0, :, 0]).all())
+            for cut in (
+                augment_image(ramp, ImageInput(height=32, width=32, mirror=mirror), generator(seed))
+                for seed in range(20)
+            )
+        ]
+        for mirror in (True, False)
+    }
+    assert all(rising[False])
+    assert 3 < sum(rising[True]) < 17
+
+
+def test_warp_keeps_shape_range_and_centre() -> None:
+    pixels = torch.zeros(8, 3, 33, 33)
+    pixels[:, :, 10:23, 10:23] = 255
+    warped = warp_batch(pixels, generator("warp"))
+    assert warped.shape == pixels.shape
+    assert -1e-3 <= warped.min() <= warped.max() <= 255.001
+    assert (warped[:, :, 16, 16] > 128).all()  # a shift of a tenth does not lose the middle
+    assert not torch.equal(warped, pixels)
