@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,8 +62,6 @@ def evaluate(
 
 
 def _only(dataset: DataSet, split: str) -> DataSet:
-    from dataclasses import replace
-
     chosen = dataset.samples if split == "all" else tuple(s for s in dataset.samples if s.split == split)
     if not chosen:
         raise DataError(f"no images in the {split} split: {dataset.source}; choose another --split")

@@ -34,4 +34,4 @@ def zoo_resolve_backbone(plugin: str, name: str) -> BackboneSpec | None:
 
 @hookspec
 def zoo_run_event(run: Path, event: str, values: Mapping[str, float]) -> None:
-    """Told of each event of a run (`epoch`, `done`); for trackers. Errors are logged, never fatal."""
+    """Told of each `evaluation` of a run, and when it is `done`; for trackers. Errors are logged, never fatal."""

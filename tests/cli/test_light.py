@@ -14,9 +14,9 @@ import pytest
 HEAVY = ("torch", "torchvision", "lightning_fabric", "onnxruntime", "sklearn", "matplotlib", "PIL")
 
 
-def _loaded(code: str) -> str:
+def _loaded(code: str, tmp_path: Path) -> str:
     report = f"{code}\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True, cwd=tmp_path)
     return done.stdout.strip().splitlines()[-1]
 
 
@@ -29,8 +29,8 @@ def _loaded(code: str) -> str:
         "from zoo.catalogue import Catalogue; Catalogue.installed().backbones",
     ],
 )
-def test_nothing_heavy_is_imported(code: str) -> None:
-    assert _loaded(code) == "[]"
+def test_nothing_heavy_is_imported(code: str, tmp_path: Path) -> None:
+    assert _loaded(code, tmp_path) == "[]"
 
 
 def test_serving_works_where_torch_cannot_be_imported(model: Path, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_serving_works_where_torch_cannot_be_imported(model: Path, tmp_path: Pat
         "assert 'torch' not in sys.modules"
     )
     environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from helpers import without_seconds
-from zoo_cli.app import app
 
 from zoo.artifacts.runs import RunFolder
 
@@ -48,7 +47,7 @@ def test_killed_and_resumed_is_bit_identical(
     strategy: str, dataset: Path, cache: Path, tmp_path: Path, zoo: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    app(_arguments(dataset, strategy, whole), standalone_mode=False)
+    assert zoo(*_arguments(dataset, strategy, whole)).returncode == 0
     metrics = cut / "metrics.jsonl"
     if strategy == "probe":  # it takes no steps: killed as soon as its records are written
         _killed(_arguments(dataset, strategy, cut), cut, cache, (cut / "request.json").exists)
@@ -59,6 +58,7 @@ def test_killed_and_resumed_is_bit_identical(
             cache,
             lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 4,
         )
+        assert (cut / "checkpoint" / "state.safetensors").is_file()  # it goes on, rather than begin again
     resumed = zoo("finetune", "--resume", "--out", cut, "--json")
     assert resumed.returncode == 0, resumed.stderr
     result, expected = json.loads(resumed.stdout), RunFolder.open_complete(whole).read("result")

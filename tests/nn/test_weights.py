@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from zoo.artifacts.files import sha256_file
 from zoo.errors import WeightsError
 from zoo.finetune.run import Environment
 from zoo.nn.weights import fetch_weights, load_into, read_state
@@ -110,9 +112,14 @@ def test_download_through_a_mirror(environment: Environment, tmp_path: Path) -> 
     assert not list((tmp_path / "weights").iterdir())
 
 
-@pytest.mark.slow
-def test_real_file_through_a_mirror(shared: Path, environment: Environment, tmp_path: Path) -> None:
+def test_downloaded_once_and_verified(environment: Environment, tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    save_file(_net().state_dict(), mirror / "net.safetensors")
     spec = environment.catalogue.find_backbone("torchvision/squeezenet1_1")[0].spec.weights[0]
-    path = fetch_weights(spec, tmp_path, (shared / "weights").as_uri())
-    assert read_state(path)
+    spec = replace(
+        spec, url="https://example.invalid/models/net.safetensors", sha256=sha256_file(mirror / "net.safetensors")
+    )
+    path = fetch_weights(spec, tmp_path, mirror.as_uri())
+    load_into(_net(), path, "net")
     assert fetch_weights(spec, tmp_path) == path  # from now on offline

@@ -13,8 +13,8 @@ from zoo.finetune.strategies import STRATEGIES, Strategy
 from zoo.nn.augment import Augment
 from zoo.specs import BackboneSpec, ImageInput, StageSpec
 
-_EVAL_STEPS = 10
-"""Epochs shorter than this are not each followed by an evaluation."""
+_EVALUATIONS = 40
+"""At most so many in one training: of small data, not every epoch is followed by one."""
 _PATIENCE = 10
 SMALL_DATA = 5_000
 """Below this many training images pretrained BatchNorm statistics are better than those of the data."""
@@ -79,7 +79,7 @@ def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInp
         augment=_augment(request.augment, input_spec),
         epochs=epochs,
         steps=epochs * per_epoch,
-        eval_epochs=math.ceil(_EVAL_STEPS / per_epoch),
+        eval_epochs=max(1, math.ceil(epochs / _EVALUATIONS)),
         batch_size=request.batch_size,
         patience=request.patience if request.patience is not None else _PATIENCE,
         stage_lrs=tuple(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from zoo import __version__
 from zoo.artifacts.files import sha256_file, write_atomically
 from zoo.artifacts.runs import ModelRecord, RunFolder
 from zoo.catalogue import Catalogue
-from zoo.data.dataset import DataSet
+from zoo.data.dataset import DataSet, Split
 from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore, check_images
-from zoo.errors import DataError, RunError, UsageError, ZooError
+from zoo.errors import DataError, RunError, ZooError
+from zoo.finetune.checkpoint import Position
 from zoo.finetune.events import tell_plugins
 from zoo.finetune.loop import Splits, Training
 from zoo.finetune.plan import Group, Plan, make_plan
@@ -63,10 +64,10 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     """
     resolved = resolve(request, environment.catalogue, cache=environment.cache, mirror=environment.mirror)
     data = _open(request, environment, progress)
-    plan = make_plan(request, resolved.backbone.spec, resolved.input, data)
     record = resolved.record(data.classes, head_options(resolved, request))
-    # Everything that can be refused is refused before the folder exists.
-    fabric = make_fabric(request.device, request.threads or available_threads())
+    # Everything that can be refused is refused before the folder exists, and what is quick to tell comes first.
+    make_plan(request, resolved.backbone.spec, resolved.input, data)
+    fabric = _fabric(request)
     model = _build(request, resolved, record)
     store = ImageStore(data)
     data, skipped = check_images(data, store, on_bad=request.on_bad_sample, progress=progress)
@@ -74,7 +75,16 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     run.write("environment", _versions())
     run.write("dataset", {**data.to_json(), "skipped": skipped})
     run.write_model(asdict(request), record)
-    return _train(run, request, plan, model, data, store, fabric, resolved, environment, progress)
+    return _Job(
+        request=request,
+        resolved=resolved,
+        data=data,
+        store=store,
+        model=model,
+        fabric=fabric,
+        environment=environment,
+        progress=progress,
+    ).finish(run)
 
 
 def resume(out: Path, environment: Environment, progress: Progress) -> dict[str, Any]:
@@ -96,10 +106,126 @@ def resume(out: Path, environment: Environment, progress: Progress) -> dict[str,
     if resolved.record(data.classes, head_options(resolved, request)).weights_sha256 != record.weights_sha256:
         raise RunError(f"pretrained weights have changed since {out} began; start a new run")
     _check_unchanged(data, progress)
-    plan = make_plan(request, resolved.backbone.spec, resolved.input, data)
-    fabric = make_fabric(request.device, request.threads or available_threads())
-    model = _build(request, resolved, record)
-    return _train(run, request, plan, model, data, ImageStore(data), fabric, resolved, environment, progress)
+    fabric = _fabric(request)
+    return _Job(
+        request=request,
+        resolved=resolved,
+        data=data,
+        store=ImageStore(data),
+        model=_build(request, resolved, record),
+        fabric=fabric,
+        environment=environment,
+        progress=progress,
+    ).finish(run)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """One fine-tuning, new or resumed, with everything it works on."""
+
+    request: FinetuneRequest
+    resolved: Resolved
+    data: DataSet
+    store: ImageStore
+    model: TransferModel
+    fabric: Fabric
+    environment: Environment
+    progress: Progress
+
+    @property
+    def plan(self) -> Plan:
+        """The plan for the images that are really used: a resumed run knows no others."""
+        return make_plan(self.request, self.resolved.backbone.spec, self.resolved.input, self.data)
+
+    def finish(self, run: RunFolder) -> dict[str, Any]:
+        """Takes the run to its end, from its checkpoint where there is one, and gives its result record."""
+        began = time.monotonic()
+        model, plan = self.model, self.plan
+        train, val, test = (self._batches(split) for split in ("train", "val", "test"))
+        if train is None:
+            raise DataError(f"no training images: {self.data.source}; add some")
+        model.keep_statistics = plan.keep_statistics
+        model.freeze(plan.freeze_stages)
+        model.to(self.fabric.device)
+        frozen_before = state_digest(model.frozen_modules())
+        checkpoint = run.checkpoint / "state.safetensors"
+        if plan.strategy.head_from_probe and not checkpoint.is_file():
+            self._fit_head(train, val)
+        if plan.strategy.trains_backbone:
+            position = self._train(run, checkpoint, Splits(train=train, val=val, tracked=test))
+        else:
+            position = Position(seconds=time.monotonic() - began)
+        if state_digest(model.frozen_modules()) != frozen_before:
+            raise ZooError(
+                f"frozen stages of {self.resolved.backbone.id} changed in training; report this as a bug of Zoo"
+            )
+        val_score, test_score = (score(model, split, fabric=self.fabric) if split else None for split in (val, test))
+        write_atomically(run.weights, lambda path: save_file(_weights(model), path))
+        result = {
+            "run": str(run.path),
+            "strategy": plan.strategy.name,
+            "backbone": self.resolved.backbone.id,
+            "val_accuracy": val_score.accuracy if val_score else None,
+            "test_accuracy": test_score.accuracy if test_score else None,
+            "epochs": position.step / len(train),
+            "steps": position.step,
+            "best_step": position.best_step if val else position.step,
+            "seconds": position.seconds,
+            "train_images": len(train.samples),
+            "frozen_stages": plan.freeze_stages,
+            "frozen_sha256": frozen_before,
+            "weights_sha256": sha256_file(run.weights),
+            "plan": plan.to_json(),
+        }
+        run.write("result", result)
+        checkpoint.unlink(missing_ok=True)
+        tell_plugins(self.environment.catalogue.plugins, run.path, "done", result)
+        return run.read("result")
+
+    def _batches(self, split: Split) -> Batches | None:
+        samples = self.data.of(split)
+        if not samples:
+            return None
+        return Batches(samples, store=self.store, preprocess=self.model.preprocess, batch_size=self.plan.batch_size)
+
+    def _fit_head(self, train: Batches, val: Batches | None) -> None:
+        """Puts the best head on the pretrained embeddings."""
+        model, fabric, progress = self.model, self.fabric, self.progress
+        seen = embeddings(model, train, fabric=fabric, progress=progress, what="training images")
+        held_out = embeddings(model, val, fabric=fabric, progress=progress, what="validation images") if val else None
+        model.head.cpu()
+        fit_head(
+            model.head,
+            train=seen,
+            val=held_out,
+            loss=self.resolved.head.spec.loss,
+            seed=self.request.seed,
+            progress=progress,
+        )
+        model.head.to(fabric.device)
+
+    def _train(self, run: RunFolder, checkpoint: Path, splits: Splits) -> Position:
+        """Trains what is not frozen; where training ended."""
+
+        def record(row: Mapping[str, Any]) -> None:
+            run.append_metrics(row)
+            tell_plugins(self.environment.catalogue.plugins, run.path, "evaluation", row)
+
+        training = Training(
+            self.model,
+            plan=self.plan,
+            splits=splits if self.request.track_test else replace(splits, tracked=None),
+            loss=self.resolved.head.spec.loss,
+            fabric=self.fabric,
+            seed=self.request.seed,
+            checkpoint=checkpoint,
+            checkpoint_seconds=self.request.checkpoint_seconds,
+            record=record,
+        )
+        resumed = training.restore()
+        run.truncate_metrics(training.position.step if resumed else -1)
+        training.run(self.progress)
+        return training.position
 
 
 def _open(request: FinetuneRequest, environment: Environment, progress: Progress) -> DataSet:
@@ -117,105 +243,8 @@ def _build(request: FinetuneRequest, resolved: Resolved, record: ModelRecord) ->
     return build_model(resolved.backbone, resolved.head, record, weights=resolved.weights, seed=request.seed)
 
 
-def _train(
-    run: RunFolder,
-    request: FinetuneRequest,
-    plan: Plan,
-    model: TransferModel,
-    data: DataSet,
-    store: ImageStore,
-    fabric: Fabric,
-    resolved: Resolved,
-    environment: Environment,
-    progress: Progress,
-) -> dict[str, Any]:
-    began = time.monotonic()
-
-    def batches(split: Any) -> Batches | None:
-        samples = data.of(split)
-        return (
-            Batches(samples, store=store, preprocess=model.preprocess, batch_size=plan.batch_size) if samples else None
-        )
-
-    train, val, test = batches("train"), batches("val"), batches("test")
-    if train is None:
-        raise DataError(f"no training images: {data.source}; add some")
-    model.keep_statistics = plan.keep_statistics
-    model.freeze(plan.freeze_stages)
-    model.to(fabric.device)
-    frozen_before = state_digest(model.frozen_modules())
-
-    def record(row: Mapping[str, Any]) -> None:
-        run.append_metrics(row)
-        tell_plugins(environment.catalogue.plugins, run.path, "evaluation", row)
-
-    checkpoint = run.checkpoint / "state.safetensors"
-    resuming = checkpoint.is_file()
-    if plan.strategy.head_from_probe and not resuming:
-        _fit_head(model, train, val, resolved, request, fabric, progress)
-    step = best_step = 0
-    if plan.strategy.trains_backbone:
-        training = Training(
-            model,
-            plan=plan,
-            splits=Splits(train=train, val=val, tracked=test if request.track_test else None),
-            loss=resolved.head.spec.loss,
-            fabric=fabric,
-            seed=request.seed,
-            checkpoint=checkpoint,
-            checkpoint_seconds=request.checkpoint_seconds,
-            record=record,
-        )
-        training.restore()
-        run.truncate_metrics(training.position.step if resuming else -1)
-        training.run(progress)
-        step = training.position.step
-        best_step = training.position.best_step if val else step
-        seconds = training.position.seconds
-    else:
-        seconds = time.monotonic() - began
-    if state_digest(model.frozen_modules()) != frozen_before:
-        raise ZooError(f"frozen stages of {resolved.backbone.id} changed in training; report this as a bug of Zoo")
-    val_score = score(model, val, fabric=fabric) if val else None
-    test_score = score(model, test, fabric=fabric) if test else None
-    write_atomically(run.weights, lambda path: save_file(_weights(model), path))
-    result = {
-        "run": str(run.path),
-        "strategy": plan.strategy.name,
-        "backbone": resolved.backbone.id,
-        "val_accuracy": val_score.accuracy if val_score else None,
-        "test_accuracy": test_score.accuracy if test_score else None,
-        "epochs": step / len(train) if step else 0,
-        "steps": step,
-        "best_step": best_step,
-        "seconds": seconds,
-        "train_images": len(train.samples),
-        "frozen_stages": plan.freeze_stages,
-        "frozen_sha256": frozen_before,
-        "weights_sha256": sha256_file(run.weights),
-        "plan": plan.to_json(),
-    }
-    run.write("result", result)
-    checkpoint.unlink(missing_ok=True)
-    tell_plugins(environment.catalogue.plugins, run.path, "done", result)
-    return run.read("result")
-
-
-def _fit_head(
-    model: TransferModel,
-    train: Batches,
-    val: Batches | None,
-    resolved: Resolved,
-    request: FinetuneRequest,
-    fabric: Fabric,
-    progress: Progress,
-) -> None:
-    """Puts the best head on the pretrained embeddings."""
-    seen = embeddings(model, train, fabric=fabric, progress=progress, what="training images")
-    held_out = embeddings(model, val, fabric=fabric, progress=progress, what="validation images") if val else None
-    model.head.cpu()
-    fit_head(model.head, train=seen, val=held_out, loss=resolved.head.spec.loss, seed=request.seed, progress=progress)
-    model.head.to(fabric.device)
+def _fabric(request: FinetuneRequest) -> Fabric:
+    return make_fabric(request.device, request.threads or available_threads())
 
 
 def _check_unchanged(data: DataSet, progress: Progress) -> None:
@@ -244,6 +273,3 @@ def _versions() -> dict[str, Any]:
         "machine": platform.machine(),
         **{name: version(name) for name in packages},
     }
-
-
-__all__ = ["Environment", "UsageError", "dry_run", "finetune", "resume"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from zoo.errors import UsageError
 from zoo_cli.command import command
+from zoo_cli.options import Device
 from zoo_cli.render import Output, percent
 from zoo_cli.settings import cache_folder, catalogue
 
@@ -20,12 +21,12 @@ def add_to(app: typer.Typer) -> None:
 
 def _bench(
     out: Output,
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="ONNX files.")],
     batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8",
     threads: Annotated[str | None, typer.Option(help="Thread counts; by default what the cgroup grants.")] = None,
     data: Annotated[str | None, typer.Option(help="Labelled images: puts the accuracy beside the latency.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time per measurement, after warming up.")] = 2.0,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Measure latency and throughput in ONNX Runtime, and which execution provider really ran the nodes."""
     from zoo.bench import bench

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from zoo_cli.command import command
+from zoo_cli.options import Device, OnBadSample, Threads
 from zoo_cli.render import Output, percent
 from zoo_cli.settings import cache_folder, catalogue
 
@@ -23,9 +24,9 @@ def _evaluate(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for finetune.")],
     split: Annotated[Literal["test", "val", "train", "all"], typer.Option(help="Which images.")] = "test",
     seed: Annotated[int, typer.Option(help="The run's seed, for data without a test split of its own.")] = 0,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
-    on_bad_sample: Annotated[Literal["fail", "skip"], typer.Option()] = "fail",
+    device: Device = "auto",
+    threads: Threads = None,
+    on_bad_sample: OnBadSample = "fail",
 ) -> None:
     """Measure accuracy, calibration, and precision and recall per class on labelled images."""
     from zoo.evaluate import evaluate

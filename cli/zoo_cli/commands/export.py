@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
 
 def _export(
     out: Output,
-    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
     target: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file to write.")] = Path("model.onnx"),
 ) -> None:
     """Export a run as one ONNX file: image pixels in, probabilities out, verified against the trained model."""

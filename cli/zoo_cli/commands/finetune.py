@@ -12,6 +12,7 @@ import typer
 
 from zoo.errors import UsageError
 from zoo_cli.command import command
+from zoo_cli.options import Device, OnBadSample, Threads
 from zoo_cli.render import Output, count, percent
 from zoo_cli.settings import environment
 
@@ -30,7 +31,7 @@ def _finetune(
         str | None,
         typer.Argument(metavar="DATA", help="A folder, .zip or .csv of labelled images, or builtin:digits."),
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="e.g. torchvision/resnet18[@imagenet1k_v1].")] = None,
+    backbone: Annotated[str | None, typer.Option(help="PLUGIN/NAME or PLUGIN/NAME@TAG, see `zoo list`.")] = None,
     strategy: Annotated[
         Literal["probe", "partial", "lp-ft", "full", "scratch"], typer.Option(help="What is trained, and from where.")
     ] = "lp-ft",
@@ -41,7 +42,7 @@ def _finetune(
     freeze_stages: Annotated[int | None, typer.Option(metavar="K", help="With partial: freeze the first K.")] = None,
     input_size: Annotated[int | None, typer.Option(metavar="N", min=1, help="Another square input size.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 32,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the last stage (AdamW).")] = None,
     augment: Annotated[
         Literal["auto", "none", "crop", "affine"], typer.Option(help="How training images are varied.")
@@ -49,10 +50,10 @@ def _finetune(
     patience: Annotated[int | None, typer.Option(min=0, help="Evaluations without gain before stopping.")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Use only so many training images per class.")] = None,
     val_share: Annotated[float | None, typer.Option(help="Share of the training images held out.")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default what the cgroup grants.")] = None,
-    on_bad_sample: Annotated[Literal["fail", "skip"], typer.Option(help="What an unreadable image does.")] = "fail",
+    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    on_bad_sample: OnBadSample = "fail",
     track_test: Annotated[
         bool, typer.Option("--track-test", help="Also measure the test split during training (never to choose).")
     ] = False,

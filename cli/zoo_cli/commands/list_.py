@@ -20,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(group)
 
 
-Filter = Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Only names that contain this.")]
+Filter = Annotated[str | None, typer.Argument(metavar="TEXT", help="Only names that contain this.")]
 
 
 def _backbones(out: Output, text: Filter = None) -> None:

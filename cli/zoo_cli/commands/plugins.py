@@ -53,7 +53,7 @@ def _list(out: Output) -> None:
 
 def _check(
     out: Output,
-    name: Annotated[str, typer.Argument(help="The plugin's name in `zoo plugins list`.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The plugin's name in `zoo plugins list`.")],
     deep: Annotated[bool, typer.Option("--deep", help="Also export every backbone to ONNX and compare.")] = False,
 ) -> None:
     """Check that a plugin's backbones and heads do what their specs say."""

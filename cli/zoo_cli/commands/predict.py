@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from zoo_cli.command import command
+from zoo_cli.options import Device, Threads
 from zoo_cli.render import Output, percent
 
 
@@ -18,11 +19,11 @@ def add_to(app: typer.Typer) -> None:
 
 def _predict(
     out: Output,
-    model: Annotated[Path, typer.Argument(help="An exported model.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An exported model.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Image files.")],
     top: Annotated[int, typer.Option(min=1, help="How many labels per image.")] = 3,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Label image files with an exported model."""
     from zoo.predict import predict

@@ -28,7 +28,7 @@ def add_to(app: typer.Typer) -> None:
     def quickstart(
         out: Output,
         shots: Annotated[int, typer.Option(min=1, help="Labelled images per class.")] = 3,
-        seed: Annotated[int, typer.Option()] = 0,
+        seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
         folder: Annotated[Path | None, typer.Option("--out", help="A new folder (default: zoo-quickstart).")] = None,
     ) -> None:
         """The whole way in about a minute: digits from a few images per class, offline, on the CPU."""

@@ -13,7 +13,7 @@ from zoo_cli.command import command
 from zoo_cli.render import Output
 from zoo_cli.settings import catalogue
 
-Registry = Annotated[Path, typer.Argument(help="The registry file.", dir_okay=False)]
+Registry = Annotated[Path, typer.Argument(metavar="FILE", help="The registry file.", dir_okay=False)]
 Distribution = Annotated[str, typer.Option(help="Whose plugins the file describes.")]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from zoo_cli.command import command
+from zoo_cli.options import Device, Threads
 from zoo_cli.render import Output
 
 
@@ -18,11 +19,11 @@ def add_to(app: typer.Typer) -> None:
 
 def _serve(
     out: Output,
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files; a model is named by its stem.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="ONNX files; a model is named by its stem.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8000,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Serve ONNX models over the Open Inference Protocol v2 (REST) until Ctrl-C."""
     import json

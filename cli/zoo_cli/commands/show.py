@@ -17,7 +17,9 @@ def add_to(app: typer.Typer) -> None:
     command(app, "show")(_show)
 
 
-def _show(out: Output, name: Annotated[str, typer.Argument(help="A backbone, e.g. torchvision/resnet18.")]) -> None:
+def _show(
+    out: Output, name: Annotated[str, typer.Argument(metavar="NAME", help="A backbone, e.g. torchvision/resnet18.")]
+) -> None:
     """Show all facts of one backbone: stages, sizes, pretrained weights and what they expect."""
     entry, _ = catalogue().find_backbone(name)
     spec = entry.spec

@@ -1,0 +1,64 @@
+"""The generated tables of the README: `python tests/readme_tables.py` writes them, a test compares them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer.main
+from zoo_cli.app import app
+
+from zoo import errors
+from zoo.finetune.strategies import STRATEGIES
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def strategies() -> Iterator[str]:
+    """What each strategy does, and its defaults."""
+    yield "| strategy | what it does | learning rate (last stage, head) | steps |"
+    yield "|---|---|---|---|"
+    for strategy in STRATEGIES.values():
+        rates = f"{strategy.lr:g}, {strategy.head_lr:g}" if strategy.trains_backbone else "-"
+        yield f"| `{strategy.name}` | {strategy.summary} | {rates} | {strategy.steps or '-'} |"
+
+
+def commands() -> Iterator[str]:
+    """Every command with the first line of its help."""
+    yield "| command | |"
+    yield "|---|---|"
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        leaves = {f"{name} {sub}": leaf for sub, leaf in getattr(command, "commands", {}).items()} or {name: command}
+        for words, leaf in leaves.items():
+            arguments = [_argument(item) for item in leaf.params if item.param_type_name == "argument"]
+            yield f"| `{' '.join(['zoo', words, *arguments])}` | {leaf.help.splitlines()[0]} |"
+
+
+def _argument(item: Any) -> str:
+    text = item.metavar.replace("|", r"\|") + ("..." if item.nargs == -1 else "")
+    return text if item.required else f"[{text}]"
+
+
+def exit_codes() -> Iterator[str]:
+    """The exit code of each kind of error."""
+    yield "| exit code | meaning |"
+    yield "|---|---|"
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ZooError)]
+    for kind in sorted(kinds, key=lambda kind: kind.exit_code):
+        yield f"| {kind.exit_code} | {(kind.__doc__ or '').splitlines()[0]} |"
+
+
+def with_tables(text: str) -> str:
+    """The README with its tables as they should be."""
+    for name, table in {"strategies": strategies, "commands": commands, "exit codes": exit_codes}.items():
+        block = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        assert block.search(text), name
+        body = "\n".join(table())
+        text = block.sub(lambda found, body=body: f"{found[1]}\n{body}\n\n{found[2]}", text)  # type: ignore[misc]
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,39 @@
+"""Every first-party backbone and head does what its spec says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from zoo.catalogue import Catalogue
+from zoo.testing import check_backbone, check_head
+
+CATALOGUE = Catalogue.installed({"torchvision", "heads", "tiny"})
+DEEP = ("squeezenet1_1", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf", "vit_b_16", "swin_t")
+"""One of each kind of graph is exported too; the others of a family differ in numbers only."""
+
+
+def test_tiny() -> None:
+    assert [check_backbone(e.spec, deep=True) for e in CATALOGUE.backbones if e.plugin.name == "tiny"] == [[]]
+
+
+@pytest.mark.parametrize("name", [head.spec.name for head in CATALOGUE.heads])
+def test_heads(name: str) -> None:
+    assert check_head(CATALOGUE.find_head(name).spec) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [e.spec.name for e in CATALOGUE.backbones if e.plugin.name == "torchvision"])
+def test_torchvision(name: str) -> None:
+    entry, _ = CATALOGUE.find_backbone(f"torchvision/{name}")
+    assert check_backbone(entry.spec, deep=name in DEEP) == []
+
+
+@pytest.mark.slow
+def test_facts_are_those_of_the_installed_torchvision() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo_torchvision._generate", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
