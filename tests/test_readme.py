@@ -53,22 +53,19 @@ def test_the_tour(shared: Path, tmp_path: Path, zoo: Callable[..., Any], cache: 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     client = next(block for block in _blocks("python") if "tritonclient" in block)
-    server = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "zoo_cli", *commands[-1][:-1], port, "--json"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "ZOO_CACHE": str(cache)},
-    )
-    try:
+    ) as server:
         assert server.stdout is not None
         assert server.stdout.readline()
         done = subprocess.run(
             [sys.executable, "-c", client.replace("8000", port)], cwd=tmp_path, capture_output=True, text=True
         )
-    finally:
         server.send_signal(signal.SIGINT)
-        server.wait(timeout=60)
     assert done.returncode == 0, done.stderr
     assert re.search(r"0\.\d+:\d:(daisy|rose|tulip)", done.stdout)
 
