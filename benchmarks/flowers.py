@@ -2,9 +2,9 @@
 
     python benchmarks/flowers.py flowers5.zip --backbone torchvision/squeezenet1_1 --weights squeezenet1_1.pth
 
-For all images and for 20 per class, each through the command line in a process of its own: the time is what a user waits,
-start of Python and decoding of images included. Scratch gets as many epochs as fit into the time of the probe, and one at
-least.
+For all images and for 20 per class, each through the command line in a process of its own: the time is what a user
+waits, start of Python and decoding of images included. Scratch gets as many epochs as fit into the time of the probe,
+and one at least.
 """
 
 from __future__ import annotations

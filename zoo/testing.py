@@ -68,6 +68,8 @@ def check_backbone(spec: BackboneSpec, *, deep: bool = False) -> list[Finding]:
             except Exception as error:
                 name = check.__name__.lstrip("_")
                 findings.append(Finding(name, f"{name}: raises {type(error).__name__}: {error}"))
+            if check is _shapes and findings:
+                break  # the other checks would only stumble over wrong shapes
         return findings
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import real_weights
+from helpers import make_folder, real_weights
 
 from zoo.artifacts.runs import RunFolder
 from zoo.errors import UsageError
@@ -78,6 +78,17 @@ def test_dry_run_names_what_is_trained_and_writes_nothing(
     assert sum(group.params for group in groups[:-1]) == 336_448
     assert plan.keep_statistics
     assert not list(tmp_path.iterdir())
+
+
+def test_steps_count_the_images_that_are_really_used(environment: Environment, tmp_path: Path) -> None:
+    """So that a resumed run, which knows no others, takes as many."""
+    data = make_folder(tmp_path / "data", 11, 1)
+    (data / "train" / "dots" / "000.png").write_bytes(b"spoilt")
+    request = _request(
+        data, strategy="full", epochs=2, batch_size=32, val_share=0.0, on_bad_sample="skip", augment="none"
+    )
+    result = finetune(request, tmp_path / "run", environment, Silent())
+    assert (result["train_images"], result["steps"]) == (32, 2)
 
 
 def test_mlp_head_and_tracked_curve(dataset: Path, environment: Environment, tmp_path: Path) -> None:

@@ -20,6 +20,16 @@ def zoo_heads():
     return [HeadSpec(name="h", task="classification", needs="embedding", build=lambda *a: None, loss=lambda *a: None)]
 """
 
+LIAR = """
+from dataclasses import replace
+import zoo_tiny
+from zoo.hookspecs import hookimpl
+
+@hookimpl
+def zoo_backbones():
+    return [replace(spec, num_features=113, weights=()) for spec in zoo_tiny.zoo_backbones()]
+"""
+
 BROKEN = {
     "import_error": ("import no_such_module_anywhere", "ModuleNotFoundError: No module named 'no_such_module"),
     "exits": ("import sys; sys.exit(3)", "SystemExit: 3"),
@@ -97,6 +107,9 @@ def test_every_broken_plugin_at_once_on_the_command_line(
     assert {name for name, row in rows.items() if row["status"] == "broken"} == set(BROKEN)
     assert listed.returncode == 0
     assert zoo_process("list", "backbones", PYTHONPATH=str(site)).returncode == 0
+    make_plugin("liar", LIAR)
+    lying = zoo_process("plugins", "check", "liar", PYTHONPATH=str(site))
+    assert (lying.returncode, lying.stdout) == (5, "glyphnet: num_features: 113 declared, pool gives (3, 112)\n")
     shown = zoo_process("plugins", "check", "misspelt", PYTHONPATH=str(site))
     assert shown.returncode == 5
     assert "did you mean 'zoo_backbones'?" in shown.stderr

@@ -105,7 +105,9 @@ class RunFolder:
         try:
             value = read_json(path)
         except FileNotFoundError:
-            raise RunError(f"run has no {name}.json: {self.path}; it was cut off before it began") from None
+            raise RunError(
+                f"run has no {name}.json: {self.path}; it was cut off before it began; delete it and start again"
+            ) from None
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read {path}: {error}; restore it or start the run again") from None
         if not isinstance(value, dict):

@@ -94,22 +94,22 @@ class Training:
         position, total = self.position, self._plan.steps
         if position.step == 0 and not self._best:
             self._evaluate()
-        saved_at = time.monotonic()
+        saved_at = noted_at = time.monotonic()
         with catch_interrupt() as interrupt, progress.task("training", total) as task:
             task.advance(position.step)
             while position.step < total and not position.stopped:
                 epoch, start = divmod(position.step, len(self._splits.train))
                 batches = self._splits.train.augmented(self._plan.augment, seed=self._seed, epoch=epoch, start=start)
                 for images, labels in batches:
-                    began = time.monotonic()
                     self._step(images, labels, task)
                     if self._is_evaluation(position.step):
                         self._evaluate()
-                    position.seconds += time.monotonic() - began
-                    late = time.monotonic() - saved_at >= self._checkpoint_seconds
-                    if interrupt.requested or late:
+                    now = time.monotonic()
+                    position.seconds += now - noted_at
+                    noted_at = now
+                    if interrupt.requested or now - saved_at >= self._checkpoint_seconds:
                         self._save()
-                        saved_at = time.monotonic()
+                        saved_at = now
                     if interrupt.requested:
                         raise InterruptedTrainingError
                     if position.stopped:

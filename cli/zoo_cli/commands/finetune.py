@@ -112,8 +112,10 @@ def _finetune(
             result = resume_run(target, environment(), out.progress)
         else:
             result = finetune(request, target, environment(), out.progress)
-    except InterruptedTrainingError:
-        raise KeyboardInterrupt(f"interrupted; go on with `zoo finetune --resume --out {target}`") from None
+    except (InterruptedTrainingError, KeyboardInterrupt):
+        begun = (target / "request.json").is_file()
+        hint = f"; go on with `zoo finetune --resume --out {target}`" if begun else ""
+        raise KeyboardInterrupt(f"interrupted{hint}") from None
 
     def words() -> None:
         out.line(
