@@ -72,7 +72,7 @@ def test_zip_of_one_folder(dataset: Path, cache: Path, tmp_path: Path) -> None:
     damaged.write_bytes(archive.read_bytes()[:-200])
     with pytest.raises(DataError, match=r"damaged archive: .*damaged\.zip"):
         _open(damaged, cache)
-    assert not list((cache / "data").glob(".unpack*"))
+    assert not list((cache / "data").glob(".partial*"))
 
 
 def test_csv(dataset: Path, cache: Path, tmp_path: Path) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-import shutil
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from zoo.artifacts.files import folder_once
 from zoo.errors import MissingExtraError
 
 BUILTIN = ("digits",)
@@ -21,22 +20,9 @@ def materialise(name: str, cache: Path) -> Path:
     `digits`: the 1,797 scans of handwritten digits in scikit-learn, 8x8 grey levels, a third of each class for
     testing (always the same third).
     """
-    target = cache / "builtin" / f"{name}-1"
-    if target.is_dir():
-        return target
     if find_spec("sklearn") is None:
         raise MissingExtraError(f"builtin:{name} needs scikit-learn; install it with `pip install 'zoo[train]'`")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".build-"))
-    try:
-        _write_digits(temporary)
-        temporary.rename(target)
-    except OSError:
-        if not target.is_dir():  # not another process that was faster
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
+    return folder_once(cache / "builtin" / f"{name}-1", _write_digits)
 
 
 def _write_digits(folder: Path) -> None:

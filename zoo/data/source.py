@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import shutil
-import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.artifacts.files import sha256_file
+from zoo.artifacts.files import folder_once, sha256_file
 from zoo.data.builtin import BUILTIN, materialise
 from zoo.data.dataset import Split
 from zoo.data.images import SUFFIXES
@@ -128,20 +127,11 @@ def _list_csv(path: Path) -> Listing:
 
 
 def _unpack(archive: Path, cache: Path) -> Path:
-    target = cache / "data" / f"{archive.stem}-{sha256_file(archive)[:16]}"
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".unpack-"))
-    try:
-        with zipfile.ZipFile(archive) as file:
-            file.extractall(temporary)
-        temporary.rename(target)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"damaged archive: {archive} ({error}); fetch it again") from None
-    except OSError:
-        if not target.is_dir():  # not another process that unpacked the same archive first
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
+    def extract(folder: Path) -> None:
+        try:
+            with zipfile.ZipFile(archive) as file:
+                file.extractall(folder)
+        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+            raise DataError(f"damaged archive: {archive} ({error}); fetch it again") from None
+
+    return folder_once(cache / "data" / f"{archive.stem}-{sha256_file(archive)[:16]}", extract)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,6 +14,8 @@ from zoo.errors import PluginError, RunError, WeightsError
 from zoo.nn.engine import derive_seed
 from zoo.nn.model import TransferModel
 from zoo.nn.weights import load_into, read_state
+
+T = TypeVar("T")
 
 
 def build_model(
@@ -28,19 +32,17 @@ def build_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init"))
-        try:
-            native = backbone.spec.build()
-        except Exception as error:
-            raise PluginError(f"{backbone.id} cannot be built: {type(error).__name__}: {error}") from error
+        native = _call(f"{backbone.id} cannot be built", backbone.spec.build)
         if weights is not None:
             load_into(native, weights, backbone.id)
-        staged = backbone.spec.split(native)
+        staged = _call(f"{backbone.id} cannot be split", backbone.spec.split, native)
         if len(staged.stages) != len(backbone.spec.stages):
             raise PluginError(
                 f"{backbone.id} splits into {len(staged.stages)} stages and declares {len(backbone.spec.stages)}; "
                 f"see `zoo plugins check {backbone.plugin.name}`"
             )
-        module = head.spec.build(backbone.spec.num_features, len(record.classes), record.head_options)
+        sizes = (backbone.spec.num_features, len(record.classes))
+        module = _call(f"{head.id} cannot be built", head.spec.build, *sizes, record.head_options)
     return TransferModel(backbone=staged, head=module, input_spec=record.input)
 
 
@@ -55,3 +57,11 @@ def load_run_model(run: RunFolder, catalogue: Catalogue) -> tuple[TransferModel,
     except (WeightsError, RuntimeError) as error:
         raise RunError(f"weights of {run.path} do not fit: {' '.join(str(error).split()):.200}") from None
     return model.eval(), record
+
+
+def _call(failure: str, function: Callable[..., T], *arguments: Any) -> T:
+    """What the plugin's function gives. Raises PluginError where it raises."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        raise PluginError(f"{failure}: {type(error).__name__}: {error}") from error

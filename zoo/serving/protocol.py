@@ -184,6 +184,7 @@ def _feeds(model: ServedModel, entries: list[Any], tail: memoryview) -> dict[str
         if not isinstance(datatype, str):
             raise ProtocolError(f"input {name} has no datatype")
         shape = check_shape(name, entry.get("shape"))
+        _check_fits(specs[name], datatype, shape, takes_files=name == model.image_input)
         size = _parameters(entry).get("binary_data_size")
         if size is None:
             array = from_json(name, datatype, shape, entry.get("data"))
@@ -194,7 +195,6 @@ def _feeds(model: ServedModel, entries: list[Any], tail: memoryview) -> dict[str
                 raise ProtocolError(f"binary_data_size of {name}: {size!r:.40}; {len(tail)} bytes follow the JSON")
             array = from_binary(name, datatype, shape, tail[:size])
             tail = tail[size:]
-        _check_fits(specs[name], datatype, shape, takes_files=name == model.image_input)
         feeds[name] = array
     if len(tail):
         raise ProtocolError(f"{len(tail)} bytes too many after the last binary input")
