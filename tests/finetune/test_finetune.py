@@ -21,17 +21,9 @@ from zoo.progress import Silent
 
 
 def _request(dataset: Path, **options: Any) -> FinetuneRequest:
-    return FinetuneRequest(
-        **{
-            "data": str(dataset),
-            "backbone": "tiny/glyphnet",
-            "device": "cpu",
-            "epochs": 6,
-            "batch_size": 16,
-            "threads": 1,
-        }
-        | options
-    )
+    steps = {} if options.get("strategy") == "probe" else {"epochs": 6}
+    common = {"data": str(dataset), "backbone": "tiny/glyphnet", "device": "cpu", "batch_size": 16, "threads": 1}
+    return FinetuneRequest(**common | steps | options)
 
 
 @pytest.mark.parametrize("strategy", ["probe", "partial", "lp-ft", "full", "scratch"])
@@ -107,6 +99,8 @@ def test_mlp_head_and_tracked_curve(dataset: Path, environment: Environment, tmp
         ({"strategy": "full", "weights": "none"}, "needs pretrained weights"),
         ({"strategy": "full", "freeze_stages": 1}, "--freeze-stages goes with --strategy partial"),
         ({"lr": 0}, "--lr: 0; must be more than 0"),
+        ({"strategy": "probe", "epochs": 3}, "--epochs means nothing to a probe"),
+        ({"strategy": "probe", "augment": "crop"}, "--augment means nothing to a probe"),
     ],
 )
 def test_requests_that_make_no_sense(options: dict[str, Any], message: str, dataset: Path) -> None:

@@ -21,9 +21,10 @@ STRATEGIES = ("probe", "partial", "lp-ft", "full", "scratch")
 
 
 def _arguments(dataset: Path, strategy: str, out: Path) -> list[str]:
+    steps = () if strategy == "probe" else ("--epochs", EPOCHS, "--patience", "0")
     return [
-        *("finetune", str(dataset), "--backbone", "tiny/glyphnet", "--strategy", strategy, "--epochs", EPOCHS),
-        *("--batch-size", "8", "--patience", "0", "--device", "cpu", "--threads", "1", "--hidden", "16"),
+        *("finetune", str(dataset), "--backbone", "tiny/glyphnet", "--strategy", strategy, *steps),
+        *("--batch-size", "8", "--device", "cpu", "--threads", "1", "--hidden", "16"),
         *("--dropout", "0.3", "--checkpoint-seconds", "0.1", "--out", str(out), "--quiet"),
     ]
 

@@ -58,7 +58,17 @@ class FinetuneRequest:
             raise UsageError(f"--val-share: {self.val_share}; must be in [0, 1)")
         if self.freeze_stages is not None and self.strategy != "partial":
             raise UsageError(f"--freeze-stages goes with --strategy partial, not {self.strategy!r}")
+        if self.strategy == "probe":
+            self._refuse_steps()
         if self.strategy == "scratch" and self.weights not in (None, "none"):
             raise UsageError(f"--weights {self.weights}: scratch starts from random weights; leave it out")
         if self.strategy != "scratch" and self.weights == "none":
             raise UsageError(f"--weights none: {self.strategy!r} needs pretrained weights; use --strategy scratch")
+
+    def _refuse_steps(self) -> None:
+        steps = {"--epochs": self.epochs, "--lr": self.lr, "--patience": self.patience}
+        asked = [name for name, value in steps.items() if value is not None]
+        if self.augment != "auto":
+            asked.append("--augment")
+        if asked:
+            raise UsageError(f"{asked[0]} means nothing to a probe, which takes no training steps; leave it out")
