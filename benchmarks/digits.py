@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 from reporting import report
-from sklearn.linear_model import LogisticRegressionCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 
 from zoo.artifacts.runs import RunFolder
 from zoo.catalogue import Catalogue
@@ -126,11 +127,8 @@ class Digits:
             for split in ("train", "test")
         }
         folds = min(5, self._shots)
-        model = LogisticRegressionCV(
-            Cs=np.logspace(-3, 3, 13),
-            cv=folds,
-            max_iter=2000,
-        )
+        strengths = {"C": np.logspace(-3, 3, 13)}
+        model = GridSearchCV(LogisticRegression(max_iter=2000), strengths, cv=folds)
         return float(model.fit(*table["train"]).score(*table["test"]))
 
 

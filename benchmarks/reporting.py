@@ -25,7 +25,7 @@ def report(rows: Sequence[dict[str, Any]], out: Path | None) -> None:
     facts = {
         "date": date.today().isoformat(),
         "python": platform.python_version(),
-        "threads": available_threads(),
+        "processors": available_threads(),
         **{name: version(name) for name in _PACKAGES},
     }
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
