@@ -90,14 +90,14 @@ def _by_run(
     """Classes, probabilities, and how many of the images the run was trained on."""
     from zoo.nn.batches import Batches
     from zoo.nn.build import load_run_model
-    from zoo.nn.engine import make_fabric
+    from zoo.nn.engine import make_fabric, place
     from zoo.nn.inference import logits
     from zoo.runtime.threads import available_threads
 
     run = RunFolder.open_complete(path)
     fabric = make_fabric(device, threads or available_threads())
     model, record = load_run_model(run, catalogue)
-    model.to(fabric.device)
+    place(model, fabric)
     batches = Batches(samples, store=store, preprocess=model.preprocess, batch_size=_BATCH)
     found, _ = logits(model, batches, fabric=fabric, progress=progress)
     trained = {sample.sha256 for sample in DataSet.from_json(run.read("dataset")).of("train")}

@@ -52,6 +52,8 @@ def check_backbone(spec: BackboneSpec, *, deep: bool = False) -> list[Finding]:
             return [Finding("stages", f"stages: {len(spec.stages)} declared, split gives {len(backbone.stages)}")]
         backbone.source_head = None
         images = torch.randn(3, spec.input.channels, spec.input.height, spec.input.width)
+        # As training lays them out: a module that needs `reshape` and says `view` would fail there.
+        images = images.contiguous(memory_format=torch.channels_last)
         try:
             _settle_statistics(backbone, images)
         except Exception as error:

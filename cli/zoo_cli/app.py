@@ -28,6 +28,7 @@ app = typer.Typer(
     help="Pretrained backbone + your data -> one small, honest, servable ONNX file.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: importing what draws boxes takes longer than all the rest of `zoo --help`
 )
 
 

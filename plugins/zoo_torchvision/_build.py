@@ -127,7 +127,8 @@ class _Tokens(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         patches = self.conv_proj(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(len(patches), -1, -1), patches], 1)
+        # `shape[0]`, not `len`: that would fix the batch size in an export.
+        tokens = torch.cat([self.class_token.expand(patches.shape[0], -1, -1), patches], 1)
         embedded: Tensor = self.dropout(tokens + self.pos_embedding)
         return embedded
 

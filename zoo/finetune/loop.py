@@ -18,7 +18,7 @@ from zoo.finetune.checkpoint import Position, load_checkpoint, save_checkpoint
 from zoo.finetune.interrupt import catch_interrupt
 from zoo.finetune.plan import Plan
 from zoo.nn.batches import Batches
-from zoo.nn.engine import derive_seed
+from zoo.nn.engine import derive_seed, place
 from zoo.nn.inference import score
 from zoo.nn.model import TransferModel
 from zoo.progress import Progress, Task
@@ -124,8 +124,8 @@ class Training:
             group["lr"] = group["base_lr"] * factor
         self._model.train()
         torch.manual_seed(derive_seed(self._seed, "step", position.step))  # dropout
-        device = self._fabric.device
-        loss = self._loss(self._module(images.to(device)), labels.to(device))
+        logits = self._module(place(images, self._fabric))
+        loss = self._loss(logits, labels.to(self._fabric.device))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise RunError(f"training diverged: loss {value} at step {position.step + 1}; lower --lr")

@@ -13,9 +13,9 @@ from zoo.finetune.strategies import STRATEGIES, Strategy
 from zoo.nn.augment import Augment
 from zoo.specs import BackboneSpec, ImageInput, StageSpec
 
-_EVALUATIONS = 40
+_EVALUATIONS = 20
 """At most so many in one training: of small data, not every epoch is followed by one."""
-_PATIENCE = 10
+_PATIENCE = 5
 SMALL_DATA = 5_000
 """Below this many training images pretrained BatchNorm statistics are better than those of the data."""
 

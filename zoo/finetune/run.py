@@ -29,7 +29,7 @@ from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Resolved, head_options, resolve
 from zoo.nn.batches import Batches
 from zoo.nn.build import build_model
-from zoo.nn.engine import make_fabric
+from zoo.nn.engine import make_fabric, place
 from zoo.nn.head_fit import fit_head
 from zoo.nn.inference import embeddings, score
 from zoo.nn.model import TransferModel, state_digest
@@ -146,7 +146,7 @@ class _Job:
             raise DataError(f"no training images: {self.data.source}; add some")
         model.keep_statistics = plan.keep_statistics
         model.freeze(plan.freeze_stages)
-        model.to(self.fabric.device)
+        place(model, self.fabric)
         frozen_before = state_digest(model.frozen_modules())
         checkpoint = run.checkpoint / "state.safetensors"
         if plan.strategy.head_from_probe and not checkpoint.is_file():

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import sys
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor, nn
 
 from zoo.errors import DeviceError
 
 Device = Literal["auto", "cpu", "cuda"]
+T = TypeVar("T", nn.Module, Tensor)
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -31,6 +33,14 @@ def make_fabric(device: Device, threads: int) -> Fabric:
         return Fabric(accelerator="cpu", devices=1, precision="32-true")
     precision: Literal["bf16-mixed", "16-mixed"] = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     return Fabric(accelerator="cuda", devices=1, precision=precision)
+
+
+def place(item: T, fabric: Fabric) -> T:
+    """A module, or a batch of images [N, C, H, W], on the engine's device with the channels last in memory.
+
+    Convolutions are faster so: measured on 2 CPU cores, 1.2 to 1.5 times in training and up to 2.2 times in evaluation.
+    """
+    return item.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def keep_freed_memory() -> None:

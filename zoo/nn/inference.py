@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.nn.batches import Batches
+from zoo.nn.engine import place
 from zoo.nn.model import TransferModel
 from zoo.progress import Progress, Silent
 
@@ -52,7 +53,7 @@ def _over(
     with torch.no_grad(), progress.task(description, len(batches.samples)) as task:
         for images, truth in batches.plain():
             with fabric.autocast():
-                found.append(function(images.to(fabric.device)).float().cpu())
+                found.append(function(place(images, fabric)).float().cpu())
             labels.append(truth)
             task.advance(len(truth))
     return torch.cat(found), torch.cat(labels)
