@@ -10,15 +10,12 @@ and one at least.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
+from commands import finetune
 from reporting import report
 
 
@@ -47,17 +44,9 @@ def main() -> None:
 
 
 def _finetune(words: list[str]) -> tuple[dict[str, Any], float]:
-    """The result of `zoo finetune` and the seconds the whole command took."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "zoo_cli", "finetune", *words, "--device", "cpu", "--out", f"{folder}/run"]
-        print("$ zoo", *command[3:], file=sys.stderr)
-        began = time.perf_counter()
-        done = subprocess.run([*command, "--json", "--quiet"], capture_output=True, text=True)
-        wall = time.perf_counter() - began
-    if done.returncode:
-        sys.exit(done.stdout)
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result, wall
+    """A run that finds nothing of earlier ones in its caches."""
+    with tempfile.TemporaryDirectory() as cache:
+        return finetune(words, Path(cache))
 
 
 def _row(way: str, shots: int | None, result: dict[str, Any], wall: float) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from zoo.metrics import classification_metrics
 from zoo.progress import Progress
 from zoo.runtime.model import OnnxModel
 from zoo.runtime.session import Device
+from zoo.runtime.threads import available_threads
 
 _BATCH = 32
 
@@ -44,7 +45,14 @@ def evaluate(
     dataset = open_dataset(data, cache=cache, progress=progress, seed=seed)
     dataset = _only(dataset, split)
     store = ImageStore(dataset)
-    dataset, skipped = check_images(dataset, store, on_bad=on_bad_sample, progress=progress, every_class=False)
+    dataset, skipped = check_images(
+        dataset,
+        store,
+        on_bad=on_bad_sample,
+        threads=threads or available_threads(),
+        progress=progress,
+        every_class=False,
+    )
     samples = dataset.samples
     if target.is_dir():
         known, probabilities, seen = _by_run(target, samples, store, catalogue, device, threads, progress)
@@ -92,7 +100,6 @@ def _by_run(
     from zoo.nn.build import load_run_model
     from zoo.nn.engine import make_fabric, place
     from zoo.nn.inference import logits
-    from zoo.runtime.threads import available_threads
 
     run = RunFolder.open_complete(path)
     fabric = make_fabric(device, threads or available_threads())
@@ -100,6 +107,7 @@ def _by_run(
     place(model, fabric)
     batches = Batches(samples, store=store, preprocess=model.preprocess, batch_size=_BATCH)
     found, _ = logits(model, batches, fabric=fabric, progress=progress)
-    trained = {sample.sha256 for sample in DataSet.from_json(run.read("dataset")).of("train")}
+    used, splits = DataSet.from_json(run.read("dataset")), run.read("result")["fitted_splits"]
+    trained = {sample.sha256 for sample in used.samples if sample.split in splits}
     seen = sum(sample.sha256 in trained for sample in samples)
     return record.classes, found.softmax(1).numpy(), seen

@@ -245,31 +245,19 @@ def _freezing(spec: BackboneSpec, backbone: Backbone, images: Tensor) -> Iterato
 
 
 def _export(spec: BackboneSpec, backbone: Backbone, images: Tensor) -> Iterator[Finding]:  # noqa: ARG001
-    import contextlib
-    import io
     import tempfile
-    import warnings
     from pathlib import Path
 
     import torch
 
+    from zoo.nn.onnx_graph import export_graph
     from zoo.runtime.session import open_session
 
+    axes = {0: torch.export.Dim("batch")}
+    proto = export_graph(backbone, images[:2], inputs="images", outputs="embedding", axes=axes)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "backbone.onnx"
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                backbone,
-                (images[:2],),
-                dynamo=True,
-                input_names=["images"],
-                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-                external_data=False,
-                verbose=False,
-            )
-            assert program is not None
-            program.save(path)
+        path.write_bytes(proto.SerializeToString())
         session = open_session(path, device="cpu")
         for batch in _EXPORT_BATCHES:
             with torch.no_grad():

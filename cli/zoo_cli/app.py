@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -53,6 +54,8 @@ for module in (quickstart, list_, show, plugins, finetune, evaluate, export, pre
 
 def main() -> None:
     """The console script. With --json, a wrong command line is reported as JSON too."""
+    # Pillow's, of an image that Zoo refuses in its own words.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     if "--json" not in sys.argv:
         app()
     try:

@@ -143,12 +143,12 @@ def test_corrupt_images_fail_or_are_skipped(tmp_path: Path, cache: Path) -> None
     bad.write_bytes(bad.read_bytes()[:300])
     data = _open(root, cache)
     with pytest.raises(DataError, match=rf"cannot read image: {bad}.*--on-bad-sample skip"):
-        check_images(data, ImageStore(data), on_bad="fail", progress=Silent())
-    kept, messages = check_images(data, ImageStore(data), on_bad="skip", progress=Silent())
+        check_images(data, ImageStore(data), on_bad="fail", threads=2, progress=Silent())
+    kept, messages = check_images(data, ImageStore(data), on_bad="skip", threads=2, progress=Silent())
     assert [str(bad) in message for message in messages] == [True]
     assert len(kept.samples) == len(data.samples) - 1
     for number in ("000.png", "002.png"):
         (root / "train" / "dots" / number).write_bytes(b"gone too")
     data = _open(root, cache)
     with pytest.raises(DataError, match=r"class without a readable training image: 'dots'"):
-        check_images(data, ImageStore(data), on_bad="skip", progress=Silent())
+        check_images(data, ImageStore(data), on_bad="skip", threads=2, progress=Silent())

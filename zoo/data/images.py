@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +28,15 @@ def decode_image(source: Path | bytes, name: str | None = None) -> NDArray[np.ui
     """
     shown = name or (str(source) if isinstance(source, Path) else f"{len(source)} bytes")
     try:
-        # Pillow's own bomb warning is an error here: the limit below comes first.
-        with warnings.catch_warnings(), Image.open(_file(source)) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(_file(source)) as image:
             check_size(image.width, image.height, shown)
             return np.array(_to_rgb(ImageOps.exif_transpose(image)))
     except DataError:
         raise
     except UnidentifiedImageError:
         raise DataError(f"not an image: {shown}; remove it or give another file") from None
-    except Image.DecompressionBombError as error:
+    # The warning where the caller has made errors of warnings; otherwise the check above speaks.
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"image too large: {shown} ({error}); scale it down") from None
     # Pillow's decoders raise many kinds (OSError, SyntaxError, struct.error, ...) for damaged files.
     except Exception as error:

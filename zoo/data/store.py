@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -10,21 +12,27 @@ from numpy.typing import NDArray
 
 from zoo.data.dataset import DataSet, Sample
 from zoo.data.images import decode_image
+from zoo.data.parallel import map_ahead
 from zoo.errors import DataError
 from zoo.progress import Progress
 
 OnBadSample = Literal["fail", "skip"]
 
 BUDGET_BYTES = 2 * 1024**3
+_AHEAD = 8
 
 
 class ImageStore:
-    """RGB pixels of samples by their file; at most `budget` bytes are kept, the rest is decoded each time."""
+    """RGB pixels of samples by their file; at most `budget` bytes are kept, the rest is decoded each time.
+
+    Safe to use from several threads.
+    """
 
     def __init__(self, dataset: DataSet, budget: int = BUDGET_BYTES) -> None:
         self._dataset = dataset
         self._kept: dict[str, NDArray[np.uint8]] = {}
         self._room = budget
+        self._lock = Lock()
 
     def pixels(self, sample: Sample) -> NDArray[np.uint8]:
         """Pixels [H, W, 3] of one sample. Raises DataError naming a file that cannot be read."""
@@ -32,14 +40,21 @@ class ImageStore:
         if kept is not None:
             return kept
         pixels = decode_image(self._dataset.path(sample))
-        if pixels.nbytes <= self._room:
-            self._kept[sample.file] = pixels
-            self._room -= pixels.nbytes
+        with self._lock:
+            if pixels.nbytes <= self._room and sample.file not in self._kept:
+                self._kept[sample.file] = pixels
+                self._room -= pixels.nbytes
         return pixels
 
 
 def check_images(
-    dataset: DataSet, store: ImageStore, *, on_bad: OnBadSample, progress: Progress, every_class: bool = True
+    dataset: DataSet,
+    store: ImageStore,
+    *,
+    on_bad: OnBadSample,
+    threads: int,
+    progress: Progress,
+    every_class: bool = True,
 ) -> tuple[DataSet, list[str]]:
     """The data set without unreadable files, and a message for each of those.
 
@@ -47,16 +62,23 @@ def check_images(
     begins rather than in its ninth epoch. With `on_bad="fail"` the first bad file raises DataError; so does, with
     `every_class`, a class that has no training image left.
     """
+
+    def fault(sample: Sample) -> str | None:
+        try:
+            store.pixels(sample)
+        except DataError as error:
+            return str(error)
+        return None
+
     bad: dict[str, str] = {}
-    with progress.task("decoding images", len(dataset.samples)) as task:
-        for sample in dataset.samples:
-            try:
-                store.pixels(sample)
-            except DataError as error:
+    with ThreadPoolExecutor(threads) as pool, progress.task("decoding images", len(dataset.samples)) as task:
+        faults = map_ahead(pool, fault, dataset.samples, _AHEAD * threads)
+        for sample, found in zip(dataset.samples, faults, strict=True):
+            if found is not None:
                 if on_bad == "fail":
-                    raise DataError(f"{error} (or leave such files out with --on-bad-sample skip)") from None
-                bad[sample.file] = str(error)
-                progress.say(f"skipped: {error}")
+                    raise DataError(f"{found} (or leave such files out with --on-bad-sample skip)")
+                bad[sample.file] = found
+                progress.say(f"skipped: {found}")
             task.advance()
     kept = dataset.without(set(bad)) if bad else dataset
     if every_class:

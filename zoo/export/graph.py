@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from typing import cast
 
 import onnx
@@ -13,12 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.artifacts.manifest import INPUT, METADATA_KEY, OUTPUT, ModelManifest
-from zoo.errors import ModelError
 from zoo.nn.model import TransferModel
-
-OPSET = 20
-IR_VERSION = 10
-"""ONNX Runtime 1.22 and later load these."""
+from zoo.nn.onnx_graph import export_graph
 
 _EXAMPLE_SIZE = (97, 131)
 """Odd and unequal, so that no axis is taken for another; any size works."""
@@ -44,29 +36,8 @@ def to_onnx(model: TransferModel) -> onnx.ModelProto:
     """
     axes = {0: torch.export.Dim("batch"), 1: _side("height"), 2: _side("width")}
     example = torch.zeros(2, *_EXAMPLE_SIZE, 3, dtype=torch.uint8)
-    # The exporter talks on stdout and warns about its own internals.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                Answering(model).eval(),
-                (example,),
-                dynamo=True,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes={"image": axes},
-                opset_version=OPSET,
-                external_data=False,
-                verbose=False,
-            )
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"cannot export to ONNX: {type(error).__name__}: {reason:.300}") from error
-    assert program is not None
-    proto = program.model_proto
+    proto = export_graph(Answering(model), example, inputs=INPUT, outputs=OUTPUT, axes=axes)
     _strip(proto)
-    proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version = "zoo", ""
     return proto
 

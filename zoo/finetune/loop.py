@@ -156,8 +156,9 @@ class Training:
         if splits.val is not None:
             val = score(self._model, splits.val, fabric=self._fabric)
             row |= {"val_loss": val.loss, "val_accuracy": val.accuracy}
-            if (val.accuracy, -val.loss) > (position.best_accuracy, -position.best_loss):
-                position.best_accuracy, position.best_loss = val.accuracy, val.loss
+            # Calibrated losses: the head of a probe is calibrated on these samples, what follows is not yet.
+            if (val.accuracy, -val.calibrated_loss) > (position.best_accuracy, -position.best_loss):
+                position.best_accuracy, position.best_loss = val.accuracy, val.calibrated_loss
                 position.best_step, position.stale = position.step, 0
                 self._best = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
             else:

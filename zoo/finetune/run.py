@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from safetensors.torch import save_file
+from torch import nn
 
 from zoo import __version__
 from zoo.artifacts.files import sha256_file, write_atomically
@@ -21,18 +24,23 @@ from zoo.data.dataset import DataSet, Split
 from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore, check_images
 from zoo.errors import DataError, RunError, ZooError
+from zoo.finetune.cache import FeatureCache
 from zoo.finetune.checkpoint import Position
 from zoo.finetune.events import tell_plugins
+from zoo.finetune.features import Features
 from zoo.finetune.loop import Splits, Training
 from zoo.finetune.plan import Group, Plan, make_plan
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Resolved, head_options, resolve
 from zoo.nn.batches import Batches
 from zoo.nn.build import build_model
+from zoo.nn.calibrate import fit_temperature
 from zoo.nn.engine import make_fabric, place
 from zoo.nn.head_fit import fit_head
-from zoo.nn.inference import embeddings, score
+from zoo.nn.inference import logits, score_logits
+from zoo.nn.linear import Labelled
 from zoo.nn.model import TransferModel, state_digest
+from zoo.nn.taps import PooledTaps
 from zoo.progress import Progress
 from zoo.runtime.threads import available_threads
 
@@ -70,7 +78,8 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     fabric = _fabric(request)
     model = _build(request, resolved, record)
     store = ImageStore(data)
-    data, skipped = check_images(data, store, on_bad=request.on_bad_sample, progress=progress)
+    threads = request.threads or available_threads()
+    data, skipped = check_images(data, store, on_bad=request.on_bad_sample, threads=threads, progress=progress)
     run = RunFolder.create(out)
     run.write("environment", _versions())
     run.write("dataset", {**data.to_json(), "skipped": skipped})
@@ -120,6 +129,17 @@ def resume(out: Path, environment: Environment, progress: Progress) -> dict[str,
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    """What training or fitting came to: logits and labels of the splits it did not see, before calibration."""
+
+    position: Position
+    val: Labelled | None
+    test: Labelled | None
+    fitted: tuple[Split, ...]
+    """The splits the final weights were fitted on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
     """One fine-tuning, new or resumed, with everything it works on."""
 
@@ -139,39 +159,36 @@ class _Job:
 
     def finish(self, run: RunFolder) -> dict[str, Any]:
         """Takes the run to its end, from its checkpoint where there is one, and gives its result record."""
-        began = time.monotonic()
         model, plan = self.model, self.plan
-        train, val, test = (self._batches(split) for split in ("train", "val", "test"))
-        if train is None:
-            raise DataError(f"no training images: {self.data.source}; add some")
         model.keep_statistics = plan.keep_statistics
         model.freeze(plan.freeze_stages)
         place(model, self.fabric)
         frozen_before = state_digest(model.frozen_modules())
         checkpoint = run.checkpoint / "state.safetensors"
-        if plan.strategy.head_from_probe and not checkpoint.is_file():
-            self._fit_head(train, val)
-        if plan.strategy.trains_backbone:
-            position = self._train(run, checkpoint, Splits(train=train, val=val, tracked=test))
-        else:
-            position = Position(seconds=time.monotonic() - began)
+        outcome = self._train(run, checkpoint) if plan.strategy.trains_backbone else self._probe()
         if state_digest(model.frozen_modules()) != frozen_before:
             raise ZooError(
                 f"frozen stages of {self.resolved.backbone.id} changed in training; report this as a bug of Zoo"
             )
-        val_score, test_score = (score(model, split, fabric=self.fabric) if split else None for split in (val, test))
+        if outcome.val is not None:
+            found, truth = outcome.val
+            model.temperature.copy_(fit_temperature(found[None], truth)[0])
+        val, test = (score_logits(*pair) if pair is not None else None for pair in (outcome.val, outcome.test))
         write_atomically(run.weights, lambda path: save_file(_weights(model), path))
+        position = outcome.position
+        train_images = sum(len(self.data.of(split)) for split in outcome.fitted)
         result = {
             "run": str(run.path),
             "strategy": plan.strategy.name,
             "backbone": self.resolved.backbone.id,
-            "val_accuracy": val_score.accuracy if val_score else None,
-            "test_accuracy": test_score.accuracy if test_score else None,
-            "epochs": position.step / len(train),
+            "val_accuracy": val.accuracy if val else None,
+            "test_accuracy": test.accuracy if test else None,
+            "epochs": position.step / math.ceil(train_images / plan.batch_size),
             "steps": position.step,
             "best_step": position.best_step if val else position.step,
             "seconds": position.seconds,
-            "train_images": len(train.samples),
+            "train_images": train_images,
+            "fitted_splits": list(outcome.fitted),
             "frozen_stages": plan.freeze_stages,
             "frozen_sha256": frozen_before,
             "weights_sha256": sha256_file(run.weights),
@@ -182,30 +199,28 @@ class _Job:
         tell_plugins(self.environment.catalogue.plugins, run.path, "done", result)
         return run.read("result")
 
-    def _batches(self, split: Split) -> Batches | None:
-        samples = self.data.of(split)
-        if not samples:
-            return None
-        return Batches(samples, store=self.store, preprocess=self.model.preprocess, batch_size=self.plan.batch_size)
+    def _probe(self) -> _Outcome:
+        """Fits the head on features, each image having gone through the backbone once."""
+        began = time.monotonic()
+        features, test = self._features(), self.data.of("test")
+        val = self._fit_head(features, refit=True)
+        self.model.eval()
+        found = None
+        if test:
+            embeddings, truth = features.of(test, "test images")
+            with torch.no_grad():
+                found = self.model.classify(embeddings.to(self.fabric.device)).float().cpu(), truth
+        # A head that is solved in closed form is solved for the validation images too; others stop at training ones.
+        linear = isinstance(self.model.head, nn.Linear)
+        fitted: tuple[Split, ...] = ("train", "val") if linear else ("train",)
+        return _Outcome(position=Position(seconds=time.monotonic() - began), val=val, test=found, fitted=fitted)
 
-    def _fit_head(self, train: Batches, val: Batches | None) -> None:
-        """Puts the best head on the pretrained embeddings."""
-        model, fabric, progress = self.model, self.fabric, self.progress
-        seen = embeddings(model, train, fabric=fabric, progress=progress, what="training images")
-        held_out = embeddings(model, val, fabric=fabric, progress=progress, what="validation images") if val else None
-        model.head.cpu()
-        fit_head(
-            model.head,
-            train=seen,
-            val=held_out,
-            loss=self.resolved.head.spec.loss,
-            seed=self.request.seed,
-            progress=progress,
-        )
-        model.head.to(fabric.device)
-
-    def _train(self, run: RunFolder, checkpoint: Path, splits: Splits) -> Position:
-        """Trains what is not frozen; where training ended."""
+    def _train(self, run: RunFolder, checkpoint: Path) -> _Outcome:
+        """Trains what is not frozen."""
+        if self.plan.strategy.head_from_probe and not checkpoint.is_file():
+            self._fit_head(self._features(), refit=False)
+        train, val, test = (self._batches(split) for split in ("train", "val", "test"))
+        assert train is not None  # a data set without training images is refused when it is opened
 
         def record(row: Mapping[str, Any]) -> None:
             run.append_metrics(row)
@@ -214,7 +229,7 @@ class _Job:
         training = Training(
             self.model,
             plan=self.plan,
-            splits=splits if self.request.track_test else replace(splits, tracked=None),
+            splits=Splits(train=train, val=val, tracked=test if self.request.track_test else None),
             loss=self.resolved.head.spec.loss,
             fabric=self.fabric,
             seed=self.request.seed,
@@ -225,7 +240,47 @@ class _Job:
         resumed = training.restore()
         run.truncate_metrics(training.position.step if resumed else -1)
         training.run(self.progress)
-        return training.position
+        held_out = [logits(self.model, split, fabric=self.fabric) if split else None for split in (val, test)]
+        return _Outcome(position=training.position, val=held_out[0], test=held_out[1], fitted=("train",))
+
+    def _batches(self, split: Split) -> Batches | None:
+        samples = self.data.of(split)
+        if not samples:
+            return None
+        return Batches(samples, store=self.store, preprocess=self.model.preprocess, batch_size=self.plan.batch_size)
+
+    def _features(self) -> Features:
+        """Embeddings of the pretrained backbone."""
+        spec, size, cache = self.resolved.backbone.spec, self.resolved.input, self.environment.cache
+        area = size.height * size.width / (spec.input.height * spec.input.width)
+        return Features(
+            PooledTaps(self.model.backbone, spec, ()),
+            preprocess=self.model.preprocess,
+            macs=round(spec.macs * area),
+            store=self.store,
+            fabric=self.fabric,
+            cache=FeatureCache(cache / "features", progress=self.progress),
+            engines=cache / "engines",
+            progress=self.progress,
+        )
+
+    def _fit_head(self, features: Features, *, refit: bool) -> Labelled | None:
+        """Puts the best head on the pretrained embeddings; logits and labels of the validation images."""
+        train, val = self.data.of("train"), self.data.of("val")
+        seen = features.of(train, "training images")
+        held_out = features.of(val, "validation images") if val else None
+        self.model.head.cpu()
+        unseen = fit_head(
+            self.model.head,
+            train=seen,
+            val=held_out,
+            loss=self.resolved.head.spec.loss,
+            seed=self.request.seed,
+            refit=refit,
+            progress=self.progress,
+        )
+        self.model.head.to(self.fabric.device)
+        return unseen
 
 
 def _open(request: FinetuneRequest, environment: Environment, progress: Progress) -> DataSet:

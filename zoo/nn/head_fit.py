@@ -1,4 +1,4 @@
-"""The best head on frozen embeddings: one pass over the data, then only the head is trained."""
+"""The best head on frozen features: the backbone is not needed any more."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo.nn.engine import derive_seed
-from zoo.nn.logistic import L2_GRID, fit_logistic
+from zoo.nn.linear import STEPS, Labelled, fit_linear
 from zoo.progress import Progress
 
 _STEPS = 300
 _LR = 2e-3
 _WEIGHT_DECAY = 1e-2
-
-Labelled = tuple[Tensor, Tensor]
 
 
 def fit_head(
@@ -25,20 +23,22 @@ def fit_head(
     val: Labelled | None,
     loss: Callable[[Tensor, Tensor], Tensor],
     seed: int,
+    refit: bool,
     progress: Progress,
-) -> None:
-    """Trains `head` in place on (embeddings [N, D], labels [N]).
+) -> Labelled | None:
+    """Trains `head` in place on (features [N, D], labels [N]).
 
-    A lone linear layer is solved to its optimum (regularised logistic regression); any other head takes AdamW steps
-    on the whole set at once.
+    A lone linear layer is solved to its optimum and calibrated, with `refit` on the validation samples too, see
+    `fit_linear`; any other head takes AdamW steps on all training samples at once. Gives logits and labels of the
+    validation samples, from a head that has not seen them; None without validation samples.
     """
     if isinstance(head, nn.Linear):
-        with progress.task("fitting the head", len(L2_GRID)) as task:
-            best = fit_logistic(train, val, classes=head.out_features, seed=seed, task=task)
+        with progress.task("fitting the head", STEPS) as task:
+            best = fit_linear(train, val, classes=head.out_features, seed=seed, refit=refit, task=task)
         with torch.no_grad():
             head.weight.copy_(best.weight)
             head.bias.copy_(best.bias)
-        return
+        return best.held_out if val is not None else None
     optimizer = torch.optim.AdamW(head.parameters(), lr=_LR, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=_LR, total_steps=_STEPS, pct_start=0.1)
     head.train()
@@ -51,3 +51,6 @@ def fit_head(
             optimizer.step()
             schedule.step()
             task.advance(1)
+    head.eval()
+    with torch.no_grad():
+        return (head(val[0]), val[1]) if val is not None else None

@@ -1,8 +1,7 @@
-"""A model over a list of samples: embeddings, logits, loss and accuracy."""
+"""A model over a list of samples: logits, loss and accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.nn.batches import Batches
+from zoo.nn.calibrate import fit_temperature
 from zoo.nn.engine import place
 from zoo.nn.model import TransferModel
 from zoo.progress import Progress, Silent
@@ -18,18 +18,11 @@ from zoo.progress import Progress, Silent
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Mean cross entropy and the share of right answers."""
+    """Mean cross entropy, the same after temperature scaling on these very samples, and the share of right answers."""
 
     loss: float
+    calibrated_loss: float
     accuracy: float
-
-
-def embeddings(
-    model: TransferModel, batches: Batches, *, fabric: Fabric, progress: Progress, what: str
-) -> tuple[Tensor, Tensor]:
-    """Embeddings [N, num_features] float32 and labels [N], on the CPU; the model is put into eval mode."""
-    model.eval()
-    return _over(model.embed, batches, fabric, progress, f"features of {what}")
 
 
 def logits(
@@ -37,23 +30,25 @@ def logits(
 ) -> tuple[Tensor, Tensor]:
     """Logits [N, C] float32 and labels [N], on the CPU; the model is put into eval mode."""
     model.eval()
-    return _over(model, batches, fabric, progress or Silent(), "predicting")
-
-
-def score(model: TransferModel, batches: Batches, *, fabric: Fabric) -> Score:
-    """Loss and accuracy of the model on the samples."""
-    found, truth = logits(model, batches, fabric=fabric)
-    return Score(float(F.cross_entropy(found, truth)), float((found.argmax(1) == truth).float().mean()))
-
-
-def _over(
-    function: Callable[[Tensor], Tensor], batches: Batches, fabric: Fabric, progress: Progress, description: str
-) -> tuple[Tensor, Tensor]:
     found, labels = [], []
-    with torch.no_grad(), progress.task(description, len(batches.samples)) as task:
+    with torch.no_grad(), (progress or Silent()).task("predicting", len(batches.samples)) as task:
         for images, truth in batches.plain():
             with fabric.autocast():
-                found.append(function(place(images, fabric)).float().cpu())
+                found.append(model(place(images, fabric)).float().cpu())
             labels.append(truth)
             task.advance(len(truth))
     return torch.cat(found), torch.cat(labels)
+
+
+def score(model: TransferModel, batches: Batches, *, fabric: Fabric) -> Score:
+    """How the model does on the samples."""
+    return score_logits(*logits(model, batches, fabric=fabric))
+
+
+def score_logits(found: Tensor, truth: Tensor) -> Score:
+    """The score of logits [N, C] where the labels [N] are `truth`."""
+    return Score(
+        loss=float(F.cross_entropy(found, truth)),
+        calibrated_loss=float(F.cross_entropy(found / fit_temperature(found[None], truth).float(), truth)),
+        accuracy=float((found.argmax(1) == truth).float().mean()),
+    )

@@ -1,113 +1,108 @@
-"""Multinomial logistic regression on embeddings: the optimal linear head, its strength of regularisation chosen."""
+"""Multinomial logistic regression: many problems on the same features solved at once."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from zoo.nn.engine import generator
-from zoo.progress import Task
-
-L2_GRID: tuple[float, ...] = tuple(10 ** (exponent / 2) for exponent in range(2, -11, -1))
-"""Strong to weak, so that each fit starts from its neighbour's solution."""
-L2_UNTOLD = 1e-2
-"""Used where nothing can be held out to choose by (one image per class)."""
-_MAX_FOLDS = 5
-_PATIENCE = 3
+_MEMORY = 10
+_ARMIJO = 1e-4
+_HALVINGS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Logistic:
-    """A linear classifier: logits = embeddings @ weight.T + bias; weight [C, D], bias [C]."""
+class Problems:
+    """B logistic regressions that share features [N, D] and labels [N].
 
-    weight: Tensor
-    bias: Tensor
-    l2: float
-
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """Logits [N, C] of embeddings [N, D]."""
-        return F.linear(embeddings.to(self.weight.dtype), self.weight, self.bias)
-
-
-def fit_logistic(
-    train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor] | None, *, classes: int, seed: int, task: Task
-) -> Logistic:
-    """The classifier that minimises cross entropy + l2/2 |W|^2 on `train` (embeddings [N, D], labels [N]).
-
-    Embeddings are centred and divided by one common scale, so that `l2` means the same for every backbone. `l2` is
-    the one of `L2_GRID` with the lowest cross entropy on `val`, or in stratified cross validation without `val`.
+    Problem b minimises sum_n w_bn CE_bn / sum_n w_bn + l2_b / 2 |W_b|^2: `weights` [B, N] are those of its samples
+    (0 leaves one out, as a fold does), `l2` [B] its strength of regularisation.
     """
-    embeddings, labels = train[0].double(), train[1]
-    mean = embeddings.mean(0)
-    scale = (embeddings - mean).square().mean().sqrt().clamp_min(1e-12)
-    scaled = (embeddings - mean) / scale
-    if val is not None:
-        scaled_val = ((val[0].double() - mean) / scale, val[1])
-        splits = [((scaled, labels), scaled_val)]
-    else:
-        splits = _folds(scaled, labels, seed)
-    l2 = _choose(splits, classes, task) if splits else L2_UNTOLD
-    weight, bias = _solve(scaled, labels, classes, l2, None)
-    weight = weight / scale
-    return Logistic(weight, bias - weight @ mean, l2)
+
+    features: Tensor
+    labels: Tensor
+    classes: int
+    weights: Tensor
+    l2: Tensor
+
+    def loss_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses [B] and their gradients at `theta` [B, C, D + 1], whose last column is the bias."""
+        count, width = self.features.shape
+        problems, classes = theta.shape[:2]
+        flat = theta.reshape(problems * classes, width + 1)
+        logits = torch.addmm(flat[:, -1], self.features, flat[:, :-1].T).view(count, problems, classes)
+        log_p = logits.log_softmax(2)
+        share = (self.weights / self.weights.sum(1, keepdim=True)).T  # [N, B]
+        picked = log_p.gather(2, self.labels.view(-1, 1, 1).expand(-1, problems, 1)).squeeze(2)
+        slopes = theta[..., :-1]
+        loss = -(picked * share).sum(0) + self.l2 / 2 * slopes.square().sum((1, 2))
+        error = log_p.exp_()
+        error[torch.arange(count), :, self.labels] -= 1
+        error *= share.unsqueeze(2)
+        error = error.view(count, problems * classes)
+        gradient = torch.empty_like(theta)
+        gradient[..., :-1] = (error.T @ self.features).view(problems, classes, width) + self.l2.view(-1, 1, 1) * slopes
+        gradient[..., -1] = error.sum(0).view(problems, classes)
+        return loss, gradient
 
 
-def _choose(splits: Sequence[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]], classes: int, task: Task) -> float:
-    """The strength with the lowest mean held-out cross entropy, walking from strong to weak until it only rises."""
-    starts: list[tuple[Tensor, Tensor] | None] = [None] * len(splits)
-    best, best_loss, rising = L2_GRID[0], math.inf, 0
-    for l2 in L2_GRID:
-        loss = 0.0
-        for number, ((embeddings, labels), (held_embeddings, held_labels)) in enumerate(splits):
-            starts[number] = solution = _solve(embeddings, labels, classes, l2, starts[number])
-            loss += float(F.cross_entropy(F.linear(held_embeddings, *solution), held_labels)) / len(splits)
-        task.advance(1, f"l2 {l2:.0e} loss {loss:.3f}")
-        if loss < best_loss:
-            best, best_loss, rising = l2, loss, 0
-        else:
-            rising += 1
-        if rising == _PATIENCE:
+def solve(problems: Problems, *, iterations: int, tolerance: float) -> Tensor:
+    """The minimisers [B, C, D + 1] of all problems, the bias last.
+
+    Limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.5) with one step length per problem, found by halving
+    until it satisfies Armijo's condition. Ends when no gradient has a component above `tolerance`.
+    """
+    theta = problems.features.new_zeros(len(problems.l2), problems.classes, problems.features.shape[1] + 1)
+    loss, gradient = problems.loss_and_gradient(theta)
+    history: list[tuple[Tensor, Tensor, Tensor]] = []
+    for _ in range(iterations):
+        open_ = gradient.abs().amax((1, 2)) > tolerance
+        if not open_.any():
             break
-    return best
+        direction = -_inverse_hessian_times(gradient, history) * _column(open_)
+        slope = _dot(direction, gradient)
+        length = torch.ones_like(loss) if history else 1 / gradient.flatten(1).norm(dim=1).clamp_min(1)
+        for _ in range(_HALVINGS):
+            moved = theta + _column(length) * direction
+            new_loss, new_gradient = problems.loss_and_gradient(moved)
+            short = new_loss > loss + _ARMIJO * length * slope
+            if not short.any():
+                break
+            length = torch.where(short, length / 2, length)
+        # Where no step helps, the problem has met the precision of its numbers: it stays where it is.
+        better = _column(new_loss < loss)
+        moved, new_gradient = torch.where(better, moved, theta), torch.where(better, new_gradient, gradient)
+        step, change = moved - theta, new_gradient - gradient
+        curvature = _dot(step, change)
+        history.append((step, change, torch.where(curvature > 1e-12, 1 / curvature, 0)))
+        del history[:-_MEMORY]
+        if not better.any():
+            break
+        theta, loss, gradient = moved, torch.minimum(loss, new_loss), new_gradient
+    return theta
 
 
-def _solve(
-    embeddings: Tensor, labels: Tensor, classes: int, l2: float, start: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor]:
-    weight = start[0].clone() if start else embeddings.new_zeros(classes, embeddings.shape[1])
-    bias = start[1].clone() if start else embeddings.new_zeros(classes)
-    weight.requires_grad_()
-    bias.requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=200, tolerance_grad=1e-7, tolerance_change=1e-9, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(embeddings, weight, bias), labels) + l2 / 2 * weight.square().sum()
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
-    return weight.detach(), bias.detach()
+def _inverse_hessian_times(gradient: Tensor, history: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4), for every problem."""
+    result = gradient.clone()
+    kept = []
+    for step, change, inverse in reversed(history):
+        alpha = inverse * _dot(step, result)
+        kept.append(alpha)
+        result -= _column(alpha) * change
+    if history:
+        step, change, inverse = history[-1]
+        scale = _dot(step, change) / _dot(change, change).clamp_min(1e-30)
+        result *= _column(torch.where(inverse > 0, scale, 1.0))
+    for (step, change, inverse), alpha in zip(history, reversed(kept), strict=True):
+        result += _column(alpha - inverse * _dot(change, result)) * step
+    return result
 
 
-def _folds(embeddings: Tensor, labels: Tensor, seed: int) -> list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
-    """Stratified folds; as many as the smallest class has samples, five at most, none with fewer than two."""
-    count = min(_MAX_FOLDS, int(torch.bincount(labels).min()))
-    if count < 2:
-        return []
-    fold = torch.empty_like(labels)
-    for label in labels.unique():
-        rows = (labels == label).nonzero().flatten()
-        rows = rows[torch.randperm(len(rows), generator=generator(seed, "folds", int(label)))]
-        fold[rows] = torch.arange(len(rows)) % count
-    return [
-        ((embeddings[fold != k], labels[fold != k]), (embeddings[fold == k], labels[fold == k])) for k in range(count)
-    ]
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    return (first * second).sum((1, 2))
+
+
+def _column(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1)

@@ -20,8 +20,10 @@ class TransferModel(nn.Module):
     A frozen stage stays in eval mode whatever `train()` says (BatchNorm statistics and dropout included), its
     parameters take no gradient and no graph is kept for them. The pool is frozen with the last stage.
     `keep_statistics` holds all BatchNorm statistics at their pretrained values while their affine parameters train:
-    batches of a small data set make poor statistics.
+    batches of a small data set make poor statistics. Logits are divided by `temperature`, which is 1 while training.
     """
+
+    temperature: Tensor
 
     def __init__(self, *, backbone: Backbone, head: nn.Module, input_spec: ImageInput) -> None:
         super().__init__()
@@ -29,6 +31,7 @@ class TransferModel(nn.Module):
         self.preprocess = Preprocess(input_spec)
         self.backbone = backbone
         self.head = head
+        self.register_buffer("temperature", torch.ones(()))
         self.frozen_stages = 0
         self.keep_statistics = False
 
@@ -67,7 +70,11 @@ class TransferModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, C] of normalised images [N, 3, height, width]."""
-        return cast("Tensor", self.head(self.embed(images)))
+        return self.classify(self.embed(images))
+
+    def classify(self, embeddings: Tensor) -> Tensor:
+        """Logits [N, C] of embeddings [N, num_features]."""
+        return cast("Tensor", self.head(embeddings)) / self.temperature
 
 
 def state_digest(modules: Iterable[nn.Module]) -> str:

@@ -1,0 +1,172 @@
+"""Frozen features are computed once, by whatever engine is faster, and a damaged or full disk costs time, not truth."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from zoo.data.dataset import DataSet
+from zoo.data.splits import open_dataset
+from zoo.data.store import ImageStore
+from zoo.finetune import features as features_module
+from zoo.finetune.cache import FeatureCache
+from zoo.finetune.features import Features
+from zoo.finetune.run import Environment
+from zoo.nn.engine import make_fabric
+from zoo.nn.preprocess import Preprocess
+from zoo.nn.taps import PooledTaps
+from zoo.progress import Silent
+
+
+class Listening(Silent):
+    """Progress that keeps the remarks."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.fixture
+def data(dataset: Path, tmp_path: Path) -> DataSet:
+    return open_dataset(str(dataset), cache=tmp_path, progress=Silent())
+
+
+@pytest.fixture
+def make(environment: Environment, data: DataSet, tmp_path: Path) -> Callable[..., tuple[Features, Listening]]:
+    """Features of glyphnet with the weights of `seed`, kept in `tmp_path`."""
+
+    def call(seed: int = 0, **cache_options: int) -> tuple[Features, Listening]:
+        torch.manual_seed(seed)
+        entry, _ = environment.catalogue.find_backbone("tiny/glyphnet")
+        spec, listening = entry.spec, Listening()
+        features = Features(
+            PooledTaps(spec.split(spec.build()), spec, (0, 2)),
+            preprocess=Preprocess(spec.input),
+            macs=spec.macs,
+            store=ImageStore(data),
+            fabric=make_fabric("cpu", 2),
+            cache=FeatureCache(tmp_path / "features", progress=listening, **cache_options),
+            engines=tmp_path / "engines",
+            progress=listening,
+        )
+        return features, listening
+
+    return call
+
+
+def _arrays(tmp_path: Path) -> list[Path]:
+    return sorted(tmp_path.glob("features/*/array.npy"))
+
+
+def test_taps_stand_before_the_embedding(make: Callable[..., tuple[Features, Listening]], data: DataSet) -> None:
+    found, labels = make()[0].of(data.samples, "images")
+    module = make()[0]._module
+    with torch.no_grad():
+        images = make()[0]._images(data.samples)
+        taps = module.backbone.taps(images)
+        expected = torch.cat([taps[0].mean((2, 3)), taps[2].mean((2, 3)), module.backbone(images)], 1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert labels.tolist() == [sample.label for sample in data.samples]
+
+
+def test_onnxruntime_gives_what_torch_gives(
+    make: Callable[..., tuple[Features, Listening]], data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, _ = make()[0].of(data.samples, "images")
+    for path in _arrays(tmp_path):
+        path.unlink()
+    monkeypatch.setattr(features_module, "WORTH_MACS", 0)
+    found, _ = make()[0].of(data.samples, "images")
+    choice = json.loads(next(tmp_path.glob("engines/*/choice.json")).read_text())
+    assert choice["engine"] == ("onnxruntime" if choice["onnxruntime_ms"] < choice["torch_ms"] else "torch")
+    torch.testing.assert_close(found, live, rtol=1e-4, atol=1e-5)
+
+
+def test_the_second_time_comes_from_disk(make: Callable[..., tuple[Features, Listening]], data: DataSet) -> None:
+    first, _ = make()[0].of(data.samples, "images")
+    again, listening = make()
+    second, _ = again.of(data.samples, "images")
+    assert torch.equal(first, second)
+    assert len(again._store._kept) == features_module._CHECKED_ROWS  # only the rows checked were looked at
+    assert listening.said == []
+
+
+def test_other_weights_have_other_features(
+    make: Callable[..., tuple[Features, Listening]], data: DataSet, tmp_path: Path
+) -> None:
+    first, _ = make(0)[0].of(data.samples, "images")
+    second, _ = make(1)[0].of(data.samples, "images")
+    assert not torch.allclose(first, second)
+    assert len(_arrays(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut in half", "other numbers", "emptied"])
+def test_damaged_features_are_computed_again(
+    damage: str, make: Callable[..., tuple[Features, Listening]], data: DataSet, tmp_path: Path
+) -> None:
+    first, _ = make()[0].of(data.samples, "images")
+    (path,) = _arrays(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(
+        {
+            "cut in half": content[: len(content) // 2],
+            "other numbers": content[:128] + bytes(reversed(content[128:])),
+            "emptied": b"",
+        }[damage]
+    )
+    features, listening = make()
+    second, _ = features.of(data.samples, "images")
+    assert torch.equal(first, second)
+    assert [message for message in listening.said if "damaged" in message]
+
+
+def test_a_full_disk_costs_a_remark(
+    make: Callable[..., tuple[Features, Listening]], data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = make()[0].of(data.samples, "images")
+    for path in _arrays(tmp_path):
+        path.unlink()
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    # What the operating system says when it cannot reserve the space.
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    features, listening = make()
+    second, _ = features.of(data.samples, "images")
+    assert torch.equal(first, second)
+    assert listening.said[-1].endswith("(No space left on device)")
+    assert _arrays(tmp_path) == []
+
+
+def test_the_oldest_go_when_there_is_no_room(
+    make: Callable[..., tuple[Features, Listening]], data: DataSet, tmp_path: Path
+) -> None:
+    for seed in range(3):
+        make(seed, limit=1)[0].of(data.samples, "images")
+    assert len(_arrays(tmp_path)) == 1
+
+
+def test_two_runs_share_one_cache(dataset: Path, tmp_path: Path) -> None:
+    commands = [
+        [
+            *(sys.executable, "-m", "zoo_cli", "finetune", str(dataset), "--backbone", "tiny/glyphnet"),
+            *("--strategy", "probe", "--device", "cpu", "--threads", "1", "--json", "--out", str(tmp_path / name)),
+        ]
+        for name in ("a", "b")
+    ]
+    environ = {**os.environ, "ZOO_CACHE": str(tmp_path / "cache")}
+    started = [subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) for command in commands]
+    results = [json.loads(process.communicate()[0]) for process in started]
+    assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
+    assert list((tmp_path / "cache" / "features").glob(".partial-*")) == []

@@ -1,0 +1,89 @@
+"""Linear heads are the optima scikit-learn finds, and their confidences are calibrated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+from zoo.nn.calibrate import fit_temperature
+from zoo.nn.linear import L2_GRID, fit_linear
+from zoo.nn.logistic import Problems, solve
+from zoo.progress import Silent
+
+CLASSES = 4
+
+
+def _blobs(per_class: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    random = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(CLASSES), per_class)
+    centres = np.random.default_rng(0).normal(size=(CLASSES, 20))
+    return torch.tensor(centres[labels] + random.normal(size=(len(labels), 20)) * 2), torch.tensor(labels)
+
+
+def test_all_strengths_at_once_are_what_scikit_learn_finds_one_by_one() -> None:
+    features, labels = _blobs(30, 1)
+    weights = torch.ones(len(L2_GRID), len(labels), dtype=torch.float64)
+    problems = Problems(features, labels, CLASSES, weights, features.new_tensor(L2_GRID))
+    found = solve(problems, iterations=500, tolerance=1e-8)
+    for l2, theta in zip(L2_GRID, found, strict=True):
+        reference = LogisticRegression(C=1 / (l2 * len(labels)), max_iter=10_000, tol=1e-10)
+        reference.fit(features.numpy(), labels.numpy())
+        assert np.abs(theta[:, :-1].numpy() - reference.coef_).max() < 1e-3 * np.abs(reference.coef_).max()
+
+
+def test_a_fold_is_the_problem_without_its_samples() -> None:
+    features, labels = _blobs(10, 1)
+    weights = torch.ones(1, len(labels), dtype=torch.float64)
+    weights[0, ::3] = 0
+    kept = weights[0] > 0
+    strength = features.new_tensor([0.1])
+    masked = solve(Problems(features, labels, CLASSES, weights, strength), iterations=500, tolerance=1e-9)
+    fewer = Problems(features[kept], labels[kept], CLASSES, weights[:, kept], strength)
+    torch.testing.assert_close(masked, solve(fewer, iterations=500, tolerance=1e-9), rtol=1e-5, atol=1e-7)
+
+
+def test_temperature_is_the_best_on_a_fine_grid() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(0, CLASSES, (300,))
+    logits = torch.randn(3, 300, CLASSES, dtype=torch.float64)
+    logits[:, torch.arange(300), labels] += 1
+    logits *= torch.tensor([0.1, 1.0, 8.0]).view(3, 1, 1)
+    grid = torch.logspace(-1.3, 1.3, 2001, dtype=torch.float64)
+    for found, rows in zip(fit_temperature(logits, labels), logits, strict=True):
+        losses = torch.stack([torch.nn.functional.cross_entropy(rows / t, labels) for t in grid])
+        assert float(found) == pytest.approx(float(grid[losses.argmin()]), rel=5e-3)
+
+
+@pytest.mark.parametrize("held_out", [True, False], ids=["validation", "cross validation"])
+def test_as_good_as_the_best_strength_of_scikit_learn(held_out: bool) -> None:
+    train, val, test = _blobs(30, 1), _blobs(200, 2), _blobs(500, 3)
+    with Silent().task("", 1) as task:
+        found = fit_linear(train, val if held_out else None, classes=CLASSES, seed=0, refit=False, task=task)
+    losses = []
+    for l2 in L2_GRID:
+        reference = LogisticRegression(C=1 / (l2 * len(train[0])), max_iter=5000, tol=1e-8)
+        reference.fit(train[0].numpy(), train[1].numpy())
+        losses.append(log_loss(test[1].numpy(), reference.predict_proba(test[0].numpy())))
+    loss = float(torch.nn.functional.cross_entropy(found.logits(test[0]), test[1]))
+    assert loss < 1.03 * min(losses)
+
+
+def test_one_sample_per_class_still_gives_a_head() -> None:
+    train = _blobs(1, 1)
+    with Silent().task("", 1) as task:
+        found = fit_linear(train, None, classes=CLASSES, seed=0, refit=False, task=task)
+    assert (found.logits(train[0]).argmax(1) == train[1]).all()
+
+
+def test_refit_uses_the_validation_samples_too() -> None:
+    train, val, test = _blobs(8, 1), _blobs(60, 2), _blobs(500, 3)
+    with Silent().task("", 1) as task:
+        few, all_ = (fit_linear(train, val, classes=CLASSES, seed=0, refit=refit, task=task) for refit in (False, True))
+    assert few.held_out is not None
+    assert all_.held_out is not None
+    assert torch.equal(few.held_out[0], all_.held_out[0])  # a fit that has not seen them, either way
+    losses = [torch.nn.functional.cross_entropy(fit.logits(test[0]), test[1]) for fit in (few, all_)]
+    assert losses[1] < losses[0]

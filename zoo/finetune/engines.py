@@ -1,0 +1,90 @@
+"""The fastest way to run a frozen module on this machine: torch or ONNX Runtime, measured once and remembered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.artifacts.files import folder_once, read_json, sha256_json, write_json
+from zoo.errors import ModelError
+from zoo.nn.onnx_graph import export_graph
+from zoo.progress import Progress
+from zoo.runtime.session import open_session
+
+Engine = Literal["torch", "onnxruntime"]
+
+WORTH_MACS = 100e9
+"""Below this much work in all, torch is done before another engine has been prepared."""
+_INPUT, _OUTPUT = "images", "features"
+_REPEATS = 5
+
+
+def cpu_engine(
+    module: nn.Module, example: Tensor, *, digest: str, root: Path, progress: Progress
+) -> tuple[Engine, Callable[[Tensor], Tensor]]:
+    """The faster engine for `module` on one thread, and the module in it: images [N, 3, H, W] to features [N, D].
+
+    `example` [1, 3, H, W] has the size of the images; `digest` stands for the module's weights. What was prepared and
+    measured is kept under `root`. Call it with torch set to one thread.
+    """
+
+    def in_torch(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            features: Tensor = module(images.contiguous(memory_format=torch.channels_last))
+            return features
+
+    key = {"schema": 1, "weights": digest, "input": list(example.shape), **_versions()}
+
+    def prepare(folder: Path) -> None:
+        path = folder / "module.onnx"
+        times: dict[str, Any] = {"torch_ms": _milliseconds(in_torch, example)}
+        try:
+            path.write_bytes(export_graph(module, example, inputs=_INPUT, outputs=_OUTPUT).SerializeToString())
+            times["onnxruntime_ms"] = _milliseconds(_session(path), example)
+        except ModelError as error:
+            times["why_not"] = str(error)
+        faster = times.get("onnxruntime_ms", float("inf")) < times["torch_ms"]
+        write_json(folder / "choice.json", {**key, **times, "engine": "onnxruntime" if faster else "torch"})
+
+    with progress.task("preparing the fastest engine", 1) as task:
+        folder = folder_once(root / sha256_json(key), prepare)
+        task.advance()
+    if read_json(folder / "choice.json")["engine"] == "torch":
+        return "torch", in_torch
+    return "onnxruntime", _session(folder / "module.onnx")
+
+
+def _session(path: Path) -> Callable[[Tensor], Tensor]:
+    """The exported module, which takes one image at a time: on one thread larger batches are slower."""
+    session = open_session(path, device="cpu", threads=1)
+
+    def run(images: Tensor) -> Tensor:
+        rows = [session.run(None, {_INPUT: image[None].numpy()})[0] for image in images.contiguous()]
+        return torch.cat([torch.from_numpy(row) for row in rows])
+
+    return run
+
+
+def _milliseconds(function: Callable[[Tensor], Tensor], example: Tensor) -> float:
+    times = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        function(example)
+        times.append(time.perf_counter() - began)
+    return 1e3 * min(times)
+
+
+def _versions() -> dict[str, str]:
+    return {"torch": version("torch"), "onnxscript": version("onnxscript"), "onnxruntime": _onnxruntime()}
+
+
+def _onnxruntime() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)

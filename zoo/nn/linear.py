@@ -1,0 +1,123 @@
+"""The best linear head on fixed features: logistic regression of every strength at once, one chosen, calibrated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo.nn.calibrate import fit_temperature
+from zoo.nn.engine import generator
+from zoo.nn.logistic import Problems, solve
+from zoo.progress import Task
+
+Labelled = tuple[Tensor, Tensor]
+
+L2_GRID: tuple[float, ...] = tuple(10 ** (exponent / 2) for exponent in range(2, -11, -1))
+L2_UNTOLD = 1e-2
+"""Used where nothing can be held out to choose by (one image per class)."""
+STEPS = 2
+"""What `fit_linear` reports to its task."""
+_MAX_FOLDS = 5
+_CHOICE_ROWS = 5_000
+"""More training rows than these are not needed to choose a strength by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearFit:
+    """A linear classifier: logits = features @ weight.T + bias; weight [C, D], bias [C], temperature within."""
+
+    weight: Tensor
+    bias: Tensor
+    l2: float
+    temperature: float
+    held_out: Labelled | None
+    """Logits and labels of what was held out to choose by, from a fit that had not seen it; None where nothing was."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits [N, C] of features [N, D]."""
+        return F.linear(features.to(self.weight.dtype), self.weight, self.bias)
+
+
+def fit_linear(train: Labelled, val: Labelled | None, *, classes: int, seed: int, refit: bool, task: Task) -> LinearFit:
+    """The best calibrated linear classifier of features [N, D].
+
+    Minimises cross entropy + l2/2 |W|^2, `l2` being the one of `L2_GRID` with the lowest cross entropy on `val`, or
+    without it in stratified cross validation; the temperature comes from the same logits. With `refit` the chosen
+    problem is solved once more on training and validation samples together. Features are centred and divided by one
+    common scale, so that a strength means the same for every backbone.
+    """
+    mean = train[0].double().mean(0)
+    scale = (train[0].double() - mean).square().mean().sqrt().clamp_min(1e-12)
+
+    def scaled(labelled: Labelled) -> Labelled:
+        return (labelled[0].double() - mean) / scale, labelled[1]
+
+    seen, held_out = scaled(train), scaled(val) if val is not None else None
+    unseen = _unseen_logits(seen, held_out, classes, seed)
+    task.advance(1, "strength of regularisation")
+    l2, temperature = L2_UNTOLD, 1.0
+    if unseen is not None:
+        logits, truth = unseen
+        # The plain loss chooses: after temperature scaling, stronger fits win that are right less often.
+        number = int(torch.stack([F.cross_entropy(row, truth) for row in logits]).argmin())
+        l2, temperature = L2_GRID[number], float(fit_temperature(logits[number : number + 1], truth))
+        unseen = logits[number] / temperature, truth
+    if refit and held_out is not None:
+        seen = torch.cat([seen[0], held_out[0]]), torch.cat([seen[1], held_out[1]])
+    features, labels = seen
+    problem = Problems(features, labels, classes, features.new_ones(1, len(labels)), features.new_tensor([l2]))
+    theta = solve(problem, iterations=500, tolerance=1e-7)[0] / temperature
+    task.advance()
+    weight = theta[:, :-1] / scale
+    return LinearFit(weight=weight, bias=theta[:, -1] - weight @ mean, l2=l2, temperature=temperature, held_out=unseen)
+
+
+def _unseen_logits(seen: Labelled, held_out: Labelled | None, classes: int, seed: int) -> Labelled | None:
+    """Logits [L, M, C] of samples that the fit of each strength has not seen, and their labels [M].
+
+    None where nothing can be left out.
+    """
+    # Single precision: the choice between strengths does not hang on the seventh digit.
+    features, labels = seen[0].float(), seen[1]
+    if len(labels) > _CHOICE_ROWS:
+        rows = torch.randperm(len(labels), generator=generator(seed, "rows to choose by"))[:_CHOICE_ROWS]
+        features, labels = features[rows], labels[rows]
+    grid = features.new_tensor(L2_GRID)
+    if held_out is not None:
+        theta = _solve_all(features, labels, classes, features.new_ones(1, len(labels)), grid)
+        return _logits(held_out[0].float(), theta[:, 0]), held_out[1]
+    folds = _folds(labels, seed)
+    count = int(folds.max()) + 1
+    if count < 2:
+        return None
+    theta = _solve_all(features, labels, classes, (folds != torch.arange(count)[:, None]).float(), grid)
+    found = features.new_empty(len(grid), len(labels), classes)
+    for fold in range(count):
+        inside = folds == fold
+        found[:, inside] = _logits(features[inside], theta[:, fold])
+    return found, labels
+
+
+def _solve_all(features: Tensor, labels: Tensor, classes: int, weights: Tensor, grid: Tensor) -> Tensor:
+    """Solutions [L, K, C, D + 1] for every strength in `grid` and every row of `weights` [K, N]."""
+    problems = Problems(features, labels, classes, weights.repeat(len(grid), 1), grid.repeat_interleave(len(weights)))
+    theta = solve(problems, iterations=60, tolerance=1e-4)
+    return theta.view(len(grid), len(weights), classes, -1)
+
+
+def _logits(features: Tensor, theta: Tensor) -> Tensor:
+    return torch.einsum("nd,lcd->lnc", features, theta[..., :-1]) + theta[:, None, :, -1]
+
+
+def _folds(labels: Tensor, seed: int) -> Tensor:
+    """The fold of each sample, stratified; as many as the smallest class has samples, five at most."""
+    count = min(_MAX_FOLDS, int(torch.bincount(labels).min()))
+    fold = torch.zeros_like(labels)
+    for label in labels.unique():
+        rows = (labels == label).nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=generator(seed, "folds", int(label)))]
+        fold[rows] = torch.arange(len(rows)) % max(1, count)
+    return fold

@@ -1,0 +1,50 @@
+"""A torch module to an ONNX graph, without the exporter's chatter."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import ModelError
+
+OPSET = 20
+IR_VERSION = 10
+"""ONNX Runtime 1.22 and later load these."""
+
+
+def export_graph(
+    module: nn.Module, example: Tensor, *, inputs: str, outputs: str, axes: dict[int, Any] | None = None
+) -> onnx.ModelProto:
+    """The graph of a module with one input tensor and one output tensor, everything in one file.
+
+    `axes` are the dynamic axes of the input, by number. Raises ModelError where the exporter cannot handle the module.
+    """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module.eval(),
+                (example,),
+                dynamo=True,
+                input_names=[inputs],
+                output_names=[outputs],
+                dynamic_shapes=(axes,) if axes else None,
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"cannot export to ONNX: {type(error).__name__}: {reason:.300}") from error
+    assert program is not None
+    proto = program.model_proto
+    proto.ir_version = IR_VERSION
+    return proto
