@@ -220,14 +220,14 @@ def test_many_clients_at_once(url: str, model: Path) -> None:
     assert np.allclose([answers[row] for row in range(len(images))], expected, atol=1e-6)
 
 
-def test_a_damaged_model_is_not_served(model: Path, tmp_path: Path, zoo: Callable[..., Any]) -> None:
+def test_a_damaged_model_is_not_served(model: Path, tmp_path: Path, zoo_process: Callable[..., Any]) -> None:
     import onnx
 
     proto = onnx.load(model)
     weight = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
     weight.raw_data = (np.frombuffer(weight.raw_data, np.float32) * np.float32(1.3)).tobytes()
     onnx.save(proto, tmp_path / "damaged.onnx")
-    done = zoo("serve", tmp_path / "damaged.onnx", "--port", "0")
+    done = zoo_process("serve", tmp_path / "damaged.onnx", "--port", "0")
     assert done.returncode == 8
     assert "does not give the answers its manifest expects" in done.stderr
 
