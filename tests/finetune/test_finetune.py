@@ -139,6 +139,7 @@ def test_frozen_means_frozen_with_real_mobilenet(
         weights=real_weights(shared, "mobilenet_v2"),
         strategy="partial",
         freeze_stages=4,
+        val_share=0.0,
         epochs=2,
         input_size=96,
     )
