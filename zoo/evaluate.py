@@ -105,7 +105,7 @@ def _by_run(
     fabric = make_fabric(device, threads or available_threads())
     model, record = load_run_model(run, catalogue)
     place(model, fabric)
-    batches = Batches(samples, store=store, preprocess=model.preprocess, batch_size=_BATCH)
+    batches = Batches(samples, store=store, input_spec=record.input, batch_size=_BATCH)
     found, _ = logits(model, batches, fabric=fabric, progress=progress)
     used, splits = DataSet.from_json(run.read("dataset")), run.read("result")["fitted_splits"]
     trained = {sample.sha256 for sample in used.samples if sample.split in splits}

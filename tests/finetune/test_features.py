@@ -21,7 +21,6 @@ from zoo.finetune.cache import FeatureCache
 from zoo.finetune.features import Features
 from zoo.finetune.run import Environment
 from zoo.nn.engine import make_fabric
-from zoo.nn.preprocess import Preprocess
 from zoo.nn.taps import PooledTaps
 from zoo.progress import Silent
 
@@ -51,7 +50,7 @@ def make(environment: Environment, data: DataSet, tmp_path: Path) -> Callable[..
         spec, listening = entry.spec, Listening()
         features = Features(
             PooledTaps(spec.split(spec.build()), spec, (0, 2)),
-            preprocess=Preprocess(spec.input),
+            input_spec=spec.input,
             macs=spec.macs,
             store=ImageStore(data),
             fabric=make_fabric("cpu", 2),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ class FeatureCache:
 
     def get(
         self,
-        key: Mapping[str, Any],
+        key: dict[str, Any],
         shape: tuple[int, ...],
         fill: Callable[[NDArray[np.float32]], None],
         check: Callable[[NDArray[np.float32]], bool],
@@ -43,7 +42,7 @@ class FeatureCache:
 
         A damaged array is made again, with a remark. So is one for which the disk has no room, in memory.
         """
-        folder = self._root / sha256_json(dict(key))
+        folder = self._root / sha256_json(key)
         if folder.is_dir():
             found = _read(folder, shape)
             if found is not None and check(found):
@@ -83,7 +82,7 @@ class FeatureCache:
 
 
 def _write(
-    folder: Path, key: Mapping[str, Any], shape: tuple[int, ...], fill: Callable[[NDArray[np.float32]], None]
+    folder: Path, key: dict[str, Any], shape: tuple[int, ...], fill: Callable[[NDArray[np.float32]], None]
 ) -> None:
     path = folder / _ARRAY
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
@@ -94,7 +93,7 @@ def _write(
     fill(array)
     array.flush()
     del array
-    write_json(folder / _KEY, json.loads(json.dumps(key)))
+    write_json(folder / _KEY, key)
 
 
 def _read(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:

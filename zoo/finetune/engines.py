@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +18,6 @@ from zoo.nn.onnx_graph import export_graph
 from zoo.progress import Progress
 from zoo.runtime.session import open_session
 
-Engine = Literal["torch", "onnxruntime"]
-
 WORTH_MACS = 100e9
 """Below this much work in all, torch is done before another engine has been prepared."""
 _INPUT, _OUTPUT = "images", "features"
@@ -27,8 +26,8 @@ _REPEATS = 5
 
 def cpu_engine(
     module: nn.Module, example: Tensor, *, digest: str, root: Path, progress: Progress
-) -> tuple[Engine, Callable[[Tensor], Tensor]]:
-    """The faster engine for `module` on one thread, and the module in it: images [N, 3, H, W] to features [N, D].
+) -> Callable[[Tensor], Tensor]:
+    """`module` in the faster engine on one thread: images [N, 3, H, W] to features [N, D].
 
     `example` [1, 3, H, W] has the size of the images; `digest` stands for the module's weights. What was prepared and
     measured is kept under `root`. Call it with torch set to one thread.
@@ -56,8 +55,8 @@ def cpu_engine(
         folder = folder_once(root / sha256_json(key), prepare)
         task.advance()
     if read_json(folder / "choice.json")["engine"] == "torch":
-        return "torch", in_torch
-    return "onnxruntime", _session(folder / "module.onnx")
+        return in_torch
+    return _session(folder / "module.onnx")
 
 
 def _session(path: Path) -> Callable[[Tensor], Tensor]:
@@ -81,10 +80,5 @@ def _milliseconds(function: Callable[[Tensor], Tensor], example: Tensor) -> floa
 
 
 def _versions() -> dict[str, str]:
-    return {"torch": version("torch"), "onnxscript": version("onnxscript"), "onnxruntime": _onnxruntime()}
-
-
-def _onnxruntime() -> str:
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
+    # ONNX Runtime comes from one of two distributions, so it is asked itself.
+    return {"torch": version("torch"), "onnxscript": version("onnxscript"), "onnxruntime": onnxruntime.__version__}

@@ -26,6 +26,7 @@ from zoo.nn.model import state_digest
 from zoo.nn.preprocess import Preprocess
 from zoo.nn.taps import PooledTaps
 from zoo.progress import Progress
+from zoo.specs import ImageInput
 
 _CHUNK_MACS = 2e9
 _CHUNK = 64
@@ -41,7 +42,7 @@ class Features:
         self,
         module: PooledTaps,
         *,
-        preprocess: Preprocess,
+        input_spec: ImageInput,
         macs: int,
         store: ImageStore,
         fabric: Fabric,
@@ -51,7 +52,8 @@ class Features:
     ) -> None:
         """`macs` are multiply-adds per image; `engines` is the folder where prepared engines are kept."""
         self._module = module.eval()
-        self._preprocess = preprocess
+        # Its own and not the model's, which lives on the model's device.
+        self._preprocess = Preprocess(input_spec)
         self._macs = macs
         self._store = store
         self._fabric = fabric
@@ -114,10 +116,7 @@ class Features:
         if self._fabric.device.type == "cpu" and count * self._macs >= WORTH_MACS:
             spec = self._preprocess.spec
             example = torch.zeros(1, spec.channels, spec.height, spec.width)
-            _, engine = cpu_engine(
-                self._module, example, digest=self._digest, root=self._engines, progress=self._progress
-            )
-            return engine
+            return cpu_engine(self._module, example, digest=self._digest, root=self._engines, progress=self._progress)
         return self._in_torch
 
     def _in_torch(self, images: Tensor) -> Tensor:

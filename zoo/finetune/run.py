@@ -172,7 +172,7 @@ class _Job:
             )
         if outcome.val is not None:
             found, truth = outcome.val
-            model.temperature.copy_(fit_temperature(found[None], truth)[0])
+            model.temperature.fill_(fit_temperature(found, truth))
         val, test = (score_logits(*pair) if pair is not None else None for pair in (outcome.val, outcome.test))
         write_atomically(run.weights, lambda path: save_file(_weights(model), path))
         position = outcome.position
@@ -247,7 +247,7 @@ class _Job:
         samples = self.data.of(split)
         if not samples:
             return None
-        return Batches(samples, store=self.store, preprocess=self.model.preprocess, batch_size=self.plan.batch_size)
+        return Batches(samples, store=self.store, input_spec=self.resolved.input, batch_size=self.plan.batch_size)
 
     def _features(self) -> Features:
         """Embeddings of the pretrained backbone."""
@@ -255,7 +255,7 @@ class _Job:
         area = size.height * size.width / (spec.input.height * spec.input.width)
         return Features(
             PooledTaps(self.model.backbone, spec, ()),
-            preprocess=self.model.preprocess,
+            input_spec=size,
             macs=round(spec.macs * area),
             store=self.store,
             fabric=self.fabric,

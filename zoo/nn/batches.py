@@ -13,6 +13,7 @@ from zoo.data.store import ImageStore
 from zoo.nn.augment import Augment, augment_image, warp_batch
 from zoo.nn.engine import generator
 from zoo.nn.preprocess import Preprocess
+from zoo.specs import ImageInput
 
 _PREPARED_BYTES = 1024**3
 
@@ -21,12 +22,13 @@ class Batches:
     """Batches of one list of samples: normalised images [N, 3, height, width] and labels [N], on the CPU."""
 
     def __init__(
-        self, samples: Sequence[Sample], *, store: ImageStore, preprocess: Preprocess, batch_size: int
+        self, samples: Sequence[Sample], *, store: ImageStore, input_spec: ImageInput, batch_size: int
     ) -> None:
         self.samples = samples
         self.batch_size = batch_size
         self._store = store
-        self._preprocess = preprocess
+        # Its own and not the model's, which lives on the model's device.
+        self._preprocess = Preprocess(input_spec)
         self._prepared: dict[str, Tensor] = {}
         self._room = _PREPARED_BYTES
 

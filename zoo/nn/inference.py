@@ -49,6 +49,6 @@ def score_logits(found: Tensor, truth: Tensor) -> Score:
     """The score of logits [N, C] where the labels [N] are `truth`."""
     return Score(
         loss=float(F.cross_entropy(found, truth)),
-        calibrated_loss=float(F.cross_entropy(found / fit_temperature(found[None], truth).float(), truth)),
+        calibrated_loss=float(F.cross_entropy(found / fit_temperature(found, truth), truth)),
         accuracy=float((found.argmax(1) == truth).float().mean()),
     )

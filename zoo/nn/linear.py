@@ -63,7 +63,7 @@ def fit_linear(train: Labelled, val: Labelled | None, *, classes: int, seed: int
         logits, truth = unseen
         # The plain loss chooses: after temperature scaling, stronger fits win that are right less often.
         number = int(torch.stack([F.cross_entropy(row, truth) for row in logits]).argmin())
-        l2, temperature = L2_GRID[number], float(fit_temperature(logits[number : number + 1], truth))
+        l2, temperature = L2_GRID[number], fit_temperature(logits[number], truth)
         unseen = logits[number] / temperature, truth
     if refit and held_out is not None:
         seen = torch.cat([seen[0], held_out[0]]), torch.cat([seen[1], held_out[1]])
