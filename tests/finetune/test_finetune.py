@@ -151,3 +151,12 @@ def test_frozen_means_frozen_with_real_mobilenet(
     assert state_digest(source.backbone.stages[:4]) == state_digest(trained.backbone.stages[:4])
     assert state_digest(source.backbone.stages[:4]) == result["frozen_sha256"]
     assert state_digest(source.backbone.stages[4:]) != state_digest(trained.backbone.stages[4:])
+
+
+def test_predictions_of_held_out_images_are_kept(run: Path) -> None:
+    folder = RunFolder.open_complete(run)
+    kept, result = folder.read_predictions(), folder.read("result")
+    for split in ("val", "test"):
+        labels = [sample["label"] for sample in folder.read("dataset")["samples"] if sample["split"] == split]
+        assert kept[split].sum(1) == pytest.approx(1)
+        assert (kept[split].argmax(1) == labels).mean() == pytest.approx(result[f"{split}_accuracy"])

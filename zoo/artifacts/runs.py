@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.artifacts.files import read_json, write_json
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.artifacts.files import read_json, write_atomically, write_json
 from zoo.errors import RunError
 from zoo.specs import ImageInput
 
@@ -51,6 +54,7 @@ class RunFolder:
         self.weights = path / "weights.safetensors"
         self.checkpoint = path / "checkpoint"
         self._metrics = path / "metrics.jsonl"
+        self._predictions = path / "predictions.npz"
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
@@ -124,6 +128,23 @@ class RunFolder:
             return ModelRecord.from_json(self.read("request")["model"])
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"request.json of {self.path} does not fit: {error}; start the run again") from None
+
+    def write_predictions(self, probabilities: Mapping[str, NDArray[np.float32]]) -> None:
+        """Writes `predictions.npz`: per split, probabilities [N, C] in the order of its samples in `dataset.json`."""
+
+        def save(path: Path) -> None:
+            with path.open("wb") as file:
+                np.savez(file, **probabilities)  # type: ignore[arg-type]
+
+        write_atomically(self._predictions, save)
+
+    def read_predictions(self) -> dict[str, NDArray[np.float32]]:
+        """The splits in `predictions.npz`, as `write_predictions` was given them. Raises RunError where damaged."""
+        try:
+            with np.load(self._predictions, allow_pickle=False) as splits:
+                return dict(splits)
+        except (OSError, ValueError) as error:
+            raise RunError(f"cannot read {self._predictions}: {error}; start the run again") from None
 
     def append_metrics(self, values: Mapping[str, Any]) -> None:
         """Adds one line to `metrics.jsonl`."""

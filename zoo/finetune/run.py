@@ -173,7 +173,11 @@ class _Job:
         if outcome.val is not None:
             found, truth = outcome.val
             model.temperature.fill_(fit_temperature(found, truth))
-        val, test = (score_logits(*pair) if pair is not None else None for pair in (outcome.val, outcome.test))
+        held_out = {name: pair for name, pair in (("val", outcome.val), ("test", outcome.test)) if pair is not None}
+        scores = {name: score_logits(*pair) for name, pair in held_out.items()}
+        val, test = scores.get("val"), scores.get("test")
+        temperature = model.temperature.cpu()
+        run.write_predictions({name: (pair[0] / temperature).softmax(1).numpy() for name, pair in held_out.items()})
         write_atomically(run.weights, lambda path: save_file(_weights(model), path))
         position = outcome.position
         train_images = sum(len(self.data.of(split)) for split in outcome.fitted)
