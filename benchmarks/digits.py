@@ -28,7 +28,8 @@ from zoo.data.images import decode_image
 from zoo.data.splits import open_dataset
 from zoo.finetune.curves import LearningCurve
 from zoo.finetune.request import FinetuneRequest
-from zoo.finetune.run import Environment, finetune
+from zoo.finetune.resolve import Environment
+from zoo.finetune.run import finetune
 from zoo.progress import Silent
 
 RATES = (1e-3, 3e-3, 1e-2)

@@ -15,7 +15,8 @@ from zoo_cli.app import main
 from zoo.catalogue import Catalogue
 from zoo.export.run import export
 from zoo.finetune.request import FinetuneRequest
-from zoo.finetune.run import Environment, finetune
+from zoo.finetune.resolve import Environment
+from zoo.finetune.run import finetune
 from zoo.progress import Silent
 
 SHARED = Path(os.environ.get("ZOO_SHARED", Path(__file__).parents[2] / "shared"))

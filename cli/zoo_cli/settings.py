@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zoo.catalogue import Catalogue
-    from zoo.finetune.run import Environment
+    from zoo.finetune.resolve import Environment
 
 
 def cache_folder() -> Path:
@@ -33,6 +33,6 @@ def catalogue() -> Catalogue:
 
 def environment() -> Environment:
     """What training needs to know of the surroundings; `$ZOO_WEIGHTS_MIRROR` is where downloads come from."""
-    from zoo.finetune.run import Environment
+    from zoo.finetune.resolve import Environment
 
     return Environment(catalogue=catalogue(), cache=cache_folder(), mirror=os.environ.get("ZOO_WEIGHTS_MIRROR") or None)

@@ -16,7 +16,7 @@ from zoo.errors import ModelError, ParityError, RunError
 from zoo.export import parity
 from zoo.export import run as export_run
 from zoo.export.run import export
-from zoo.finetune.run import Environment
+from zoo.finetune.resolve import Environment
 from zoo.progress import Silent
 from zoo.runtime.golden import golden_image
 from zoo.runtime.model import OnnxModel

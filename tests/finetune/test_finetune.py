@@ -13,7 +13,8 @@ from zoo.artifacts.runs import RunFolder
 from zoo.errors import UsageError
 from zoo.finetune.curves import LearningCurve
 from zoo.finetune.request import FinetuneRequest
-from zoo.finetune.run import Environment, dry_run, finetune
+from zoo.finetune.resolve import Environment
+from zoo.finetune.run import dry_run, finetune
 from zoo.nn.build import build_model, load_run_model
 from zoo.nn.model import state_digest
 from zoo.nn.weights import fetch_weights
@@ -26,7 +27,7 @@ def _request(dataset: Path, **options: Any) -> FinetuneRequest:
     return FinetuneRequest(**common | steps | options)
 
 
-@pytest.mark.parametrize("strategy", ["probe", "partial", "lp-ft", "full", "scratch"])
+@pytest.mark.parametrize("strategy", ["probe", "partial", "lp-ft", "gradual", "full", "scratch"])
 def test_strategy_runs_and_is_deterministic(
     strategy: Any, dataset: Path, environment: Environment, tmp_path: Path
 ) -> None:

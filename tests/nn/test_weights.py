@@ -14,7 +14,7 @@ from torch import nn
 
 from zoo.artifacts.files import sha256_file
 from zoo.errors import WeightsError
-from zoo.finetune.run import Environment
+from zoo.finetune.resolve import Environment
 from zoo.nn.weights import fetch_weights, load_into, read_state
 
 

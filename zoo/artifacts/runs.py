@@ -129,6 +129,10 @@ class RunFolder:
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"request.json of {self.path} does not fit: {error}; start the run again") from None
 
+    def read_decisions(self) -> dict[str, Any]:
+        """What the run has decided by measuring, by phase; empty where it has not yet."""
+        return self.read("decisions")["phases"] if (self.path / "decisions.json").is_file() else {}
+
     def write_predictions(self, probabilities: Mapping[str, NDArray[np.float32]]) -> None:
         """Writes `predictions.npz`: per split, probabilities [N, C] in the order of its samples in `dataset.json`."""
 

@@ -1,4 +1,4 @@
-"""Arrays that are computed once and kept on disk: features of frozen parts."""
+"""Arrays that are computed once and kept on disk: what frozen parts give."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from zoo.artifacts.files import folder_once, sha256_json, write_json
 from zoo.progress import Progress
+
+Array = NDArray[np.floating[Any]]
 
 LIMIT_BYTES = 20 * 1024**3
 _KEY = "key.json"
@@ -35,34 +37,36 @@ class FeatureCache:
         self,
         key: dict[str, Any],
         shape: tuple[int, ...],
-        fill: Callable[[NDArray[np.float32]], None],
-        check: Callable[[NDArray[np.float32]], bool],
-    ) -> NDArray[np.float32]:
+        dtype: type[np.floating[Any]],
+        fill: Callable[[Array], None],
+        check: Callable[[Array], bool],
+    ) -> Array:
         """The array of `key`, read-only: from disk where `check` accepts what is there, else made by `fill`.
 
         A damaged array is made again, with a remark. So is one for which the disk has no room, in memory.
         """
         folder = self._root / sha256_json(key)
         if folder.is_dir():
-            found = _read(folder, shape)
+            found = _read(folder, shape, dtype)
             if found is not None and check(found):
                 os.utime(folder / _KEY)
                 return found
             self._progress.say(f"features on disk are damaged, computing them again: {folder}")
             shutil.rmtree(folder, ignore_errors=True)
         try:
-            folder_once(folder, lambda temporary: _write(temporary, key, shape, fill))
+            folder_once(folder, lambda temporary: _write(temporary, key, shape, dtype, fill))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
                 raise
             self._progress.say(f"features are not kept on disk: {self._root} ({error.strerror})")
-            array = np.empty(shape, np.float32)
-            fill(array)
-            return array
-        self._evict(folder)
-        made = _read(folder, shape)
-        assert made is not None
-        return made
+        else:
+            self._evict(folder)
+            made = _read(folder, shape, dtype)
+            if made is not None:  # another process in need of room may have removed it already
+                return made
+        array = np.empty(shape, dtype)
+        fill(array)
+        return array
 
     def _evict(self, current: Path) -> None:
         """Removes what was used longest ago until the rest fits; only folders this class made."""
@@ -82,10 +86,14 @@ class FeatureCache:
 
 
 def _write(
-    folder: Path, key: dict[str, Any], shape: tuple[int, ...], fill: Callable[[NDArray[np.float32]], None]
+    folder: Path,
+    key: dict[str, Any],
+    shape: tuple[int, ...],
+    dtype: type[np.floating[Any]],
+    fill: Callable[[Array], None],
 ) -> None:
     path = folder / _ARRAY
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     # A full disk is an error now; met later, while writing through the map, it would be a signal that kills.
     with path.open("rb+") as file:
         if hasattr(os, "posix_fallocate"):
@@ -96,10 +104,10 @@ def _write(
     write_json(folder / _KEY, key)
 
 
-def _read(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+def _read(folder: Path, shape: tuple[int, ...], dtype: type[np.floating[Any]]) -> Array | None:
     """The array in `folder`; None where it is not whole."""
     try:
         array = np.load(folder / _ARRAY, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return array if array.shape == shape and array.dtype == np.float32 else None
+    return array if array.shape == shape and array.dtype == dtype else None

@@ -17,7 +17,7 @@ from zoo.errors import RunError
 from zoo.finetune.checkpoint import Position, load_checkpoint, save_checkpoint
 from zoo.finetune.interrupt import catch_interrupt
 from zoo.finetune.plan import Plan
-from zoo.nn.batches import Batches
+from zoo.nn.batches import Source
 from zoo.nn.engine import derive_seed, place
 from zoo.nn.inference import score
 from zoo.nn.model import TransferModel
@@ -33,11 +33,11 @@ class InterruptedTrainingError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Splits:
-    """The samples training looks at; `val` chooses, `tracked` is only measured."""
+    """Where the samples of each split come from; `val` chooses, `test` is only measured."""
 
-    train: Batches
-    val: Batches | None
-    tracked: Batches | None
+    train: Source
+    val: Source | None
+    test: Source | None
 
 
 class Training:
@@ -48,7 +48,8 @@ class Training:
         model: TransferModel,
         *,
         plan: Plan,
-        splits: Splits,
+        splits_of: Callable[[int], Splits],
+        track_test: bool,
         loss: Callable[[Tensor, Tensor], Tensor],
         fabric: Fabric,
         seed: int,
@@ -56,18 +57,27 @@ class Training:
         checkpoint_seconds: float,
         record: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        """`record` gets one row per evaluation; `checkpoint` is the file that holds the state in between."""
+        """`splits_of` gives what a phase trains on, when it begins; `record` gets one row per evaluation.
+
+        `track_test` measures the test split at every evaluation. `checkpoint` is the file that holds the state in
+        between.
+        """
         self._model = model
         self._plan = plan
-        self._splits = splits
+        self._splits_of = splits_of
+        self._track_test = track_test
         self._loss = loss
         self._fabric = fabric
         self._seed = seed
         self._checkpoint = checkpoint
         self._checkpoint_seconds = checkpoint_seconds
         self._record = record
+        # Groups are made once, of all that will ever be trained; phases only thaw.
+        model.freeze(plan.freeze_stages)
         self._module, self._optimizer = fabric.setup(model, _make_optimizer(model, plan))
         self._best: dict[str, Tensor] = {}
+        self._phase = -1
+        self.splits: Splits
         self.position = Position()
 
     def restore(self) -> bool:
@@ -91,17 +101,19 @@ class Training:
 
         Raises InterruptedTrainingError after a Ctrl-C, RunError where the loss is no longer a number.
         """
-        position, total = self.position, self._plan.steps
+        position, total, per_epoch = self.position, self._plan.steps, self._plan.steps_per_epoch
+        self._enter_phase()
         if position.step == 0 and not self._best:
             self._evaluate()
         saved_at = noted_at = time.monotonic()
         with catch_interrupt() as interrupt, progress.task("training", total) as task:
             task.advance(position.step)
             while position.step < total and not position.stopped:
-                epoch, start = divmod(position.step, len(self._splits.train))
-                batches = self._splits.train.augmented(self._plan.augment, seed=self._seed, epoch=epoch, start=start)
-                for images, labels in batches:
-                    self._step(images, labels, task)
+                self._enter_phase()
+                epoch, start = divmod(position.step, per_epoch)
+                batches = self.splits.train.augmented(self._plan.augment, seed=self._seed, epoch=epoch, start=start)
+                for inputs, labels in batches:
+                    self._step(inputs, labels, task)
                     if self._is_evaluation(position.step):
                         self._evaluate()
                     now = time.monotonic()
@@ -117,14 +129,25 @@ class Training:
         if self._best:
             self._model.load_state_dict(self._best)
 
-    def _step(self, images: Tensor, labels: Tensor, task: Task) -> None:
+    def _enter_phase(self) -> None:
+        """Freezes and loads what the phase of the next step needs, unless it is under way."""
+        number = self._plan.phase_of(self.position.step // self._plan.steps_per_epoch)
+        if number == self._phase:
+            return
+        self.splits = self._splits_of(number)
+        self._model.freeze(self._plan.phases[number].freeze_stages)
+        self._phase = number
+        if self.position.step == self._plan.first_step(number):
+            self.position.stale = 0  # a plateau under the phase before says nothing about this one
+
+    def _step(self, inputs: Tensor, labels: Tensor, task: Task) -> None:
         position = self.position
         factor = _schedule(position.step, self._plan.steps)
         for group in self._optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self._model.train()
         torch.manual_seed(derive_seed(self._seed, "step", position.step))  # dropout
-        logits = self._module(place(images, self._fabric))
+        logits = self._module(place(inputs, self._fabric), self.splits.train.entry)
         loss = self._loss(logits, labels.to(self._fabric.device))
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -139,20 +162,19 @@ class Training:
         task.advance(1, f"loss {value:.3f}")
 
     def _is_evaluation(self, step: int) -> bool:
-        per_epoch = len(self._splits.train)
-        return step == self._plan.steps or step % (self._plan.eval_epochs * per_epoch) == 0
+        return step == self._plan.steps or step % (self._plan.eval_epochs * self._plan.steps_per_epoch) == 0
 
     def _evaluate(self) -> None:
-        position, splits = self.position, self._splits
+        position, splits = self.position, self.splits
         row: dict[str, Any] = {
             "event": "evaluation",
             "step": position.step,
-            "epoch": position.step / len(splits.train),
+            "epoch": position.step / self._plan.steps_per_epoch,
             "train_loss": position.loss_sum / position.loss_count if position.loss_count else None,
         }
         position.loss_sum, position.loss_count = 0.0, 0
-        if splits.tracked is not None:
-            row["test_accuracy"] = score(self._model, splits.tracked, fabric=self._fabric).accuracy
+        if self._track_test and splits.test is not None:
+            row["test_accuracy"] = score(self._model, splits.test, fabric=self._fabric).accuracy
         if splits.val is not None:
             val = score(self._model, splits.val, fabric=self._fabric)
             row |= {"val_loss": val.loss, "val_accuracy": val.accuracy}
@@ -163,7 +185,9 @@ class Training:
                 self._best = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
             else:
                 position.stale += 1
-                position.stopped = 0 < self._plan.patience <= position.stale
+                # A plateau while much is still frozen is no reason to stop: the next phase thaws more.
+                in_last_phase = self._phase == len(self._plan.phases) - 1
+                position.stopped = in_last_phase and 0 < self._plan.patience <= position.stale
         self._record(row)
 
     def _save(self) -> None:

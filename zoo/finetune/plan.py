@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,16 +33,24 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """Some epochs with the same stages frozen."""
+
+    freeze_stages: int
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Every number training will use."""
 
     strategy: Strategy
-    freeze_stages: int
+    phases: tuple[Phase, ...]
+    """In order; later ones freeze less. A probe has one without epochs."""
     keep_statistics: bool
     input: ImageInput
     augment: Augment
-    epochs: int
-    steps: int
+    steps_per_epoch: int
     eval_epochs: int
     """Epochs between evaluations."""
     batch_size: int
@@ -49,7 +59,31 @@ class Plan:
     head_lr: float
     stages: tuple[StageSpec, ...]
 
-    def groups(self, stage_params: list[int], head_params: int) -> list[Group]:
+    @property
+    def freeze_stages(self) -> int:
+        """Stages that are frozen to the end."""
+        return self.phases[-1].freeze_stages
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases together."""
+        return sum(phase.epochs for phase in self.phases)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of all phases together."""
+        return self.epochs * self.steps_per_epoch
+
+    def phase_of(self, epoch: int) -> int:
+        """The number of the phase that `epoch` belongs to; of the last one for what comes after."""
+        ends = itertools.accumulate(phase.epochs for phase in self.phases)
+        return next((number for number, end in enumerate(ends) if epoch < end), len(self.phases) - 1)
+
+    def first_step(self, phase: int) -> int:
+        """Steps before the phase of this number."""
+        return sum(before.epochs for before in self.phases[:phase]) * self.steps_per_epoch
+
+    def groups(self, stage_params: Sequence[int], head_params: int) -> list[Group]:
         """The parts of the network, bottom to top, with their parameter counts."""
         rows = [
             Group(name=f"stage {number}", params=params, frozen=number < self.freeze_stages, lr=lr)
@@ -59,7 +93,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
-        return {**asdict(self), "strategy": self.strategy.name}
+        derived = {"freeze_stages": self.freeze_stages, "epochs": self.epochs, "steps": self.steps}
+        return {**asdict(self), **derived, "strategy": self.strategy.name}
 
 
 def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInput, data: DataSet) -> Plan:
@@ -68,17 +103,17 @@ def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInp
     count = len(data.of("train"))
     per_epoch = max(1, math.ceil(count / request.batch_size))
     epochs = (request.epochs or math.ceil(strategy.steps / per_epoch)) if strategy.trains_backbone else 0
-    frozen = _freeze_stages(request, strategy, spec)
+    phases = _phases(request, strategy, spec, epochs)
+    frozen = phases[-1].freeze_stages
     scale = request.lr / strategy.lr if request.lr is not None and strategy.lr else 1.0
     last = len(spec.stages) - 1
     return Plan(
         strategy=strategy,
-        freeze_stages=frozen,
+        phases=phases,
         keep_statistics=strategy.pretrained and count < SMALL_DATA,
         input=input_spec,
         augment=_augment(request.augment, input_spec),
-        epochs=epochs,
-        steps=epochs * per_epoch,
+        steps_per_epoch=per_epoch,
         eval_epochs=max(1, math.ceil(epochs / _EVALUATIONS)),
         batch_size=request.batch_size,
         patience=request.patience if request.patience is not None else _PATIENCE,
@@ -89,6 +124,18 @@ def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInp
         head_lr=strategy.head_lr * scale,
         stages=tuple(spec.stages),
     )
+
+
+def _phases(request: FinetuneRequest, strategy: Strategy, spec: BackboneSpec, epochs: int) -> tuple[Phase, ...]:
+    if not strategy.gradual:
+        return (Phase(freeze_stages=_freeze_stages(request, strategy, spec), epochs=epochs),)
+    # One more stage per phase, from the top, in phases of (nearly) equal length; with fewer epochs than stages some
+    # open together.
+    count = len(spec.stages)
+    ends = [(number + 1) * epochs // count for number in range(count)]
+    lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    phases = [Phase(freeze_stages=count - 1 - number, epochs=length) for number, length in enumerate(lengths)]
+    return tuple(phase for phase in phases if phase.epochs)
 
 
 def _freeze_stages(request: FinetuneRequest, strategy: Strategy, spec: BackboneSpec) -> int:

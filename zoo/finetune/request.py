@@ -11,7 +11,8 @@ from zoo.errors import UsageError
 
 Device = Literal["auto", "cpu", "cuda"]
 AugmentChoice = Literal["auto", "none", "crop", "affine"]
-StrategyName = Literal["probe", "partial", "lp-ft", "full", "scratch"]
+CacheChoice = Literal["auto", "always", "never"]
+StrategyName = Literal["probe", "partial", "lp-ft", "gradual", "full", "scratch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,10 @@ class FinetuneRequest:
     batch_size: int = 32
     lr: float | None = None
     augment: AugmentChoice = "auto"
+    cache: CacheChoice = "auto"
+    """Whether activations at the freeze boundary are computed once and kept; `auto`: where that is estimated to pay."""
+    views: int | None = None
+    """Views of each image in which activations are kept; one for every four epochs, eight at most, when None."""
     patience: int | None = None
     """Evaluations without a better validation score before training stops; 0 never stops early."""
     shots: int | None = None
@@ -50,6 +55,7 @@ class FinetuneRequest:
             "--batch-size": self.batch_size,
             "--lr": self.lr,
             "--threads": self.threads,
+            "--views": self.views,
         }
         for name, value in positive.items():
             if value is not None and value <= 0:

@@ -16,6 +16,15 @@ from zoo.specs import ImageInput, WeightsSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What the caller's surroundings give: installed plugins, where the cache is, where downloads come from."""
+
+    catalogue: Catalogue
+    cache: Path
+    mirror: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
     """The backbone, head and weights of a request."""
 
@@ -46,12 +55,13 @@ class Resolved:
         )
 
 
-def resolve(request: FinetuneRequest, catalogue: Catalogue, *, cache: Path, mirror: str | None) -> Resolved:
+def resolve(request: FinetuneRequest, environment: Environment) -> Resolved:
     """What a request names, its weights fetched and verified.
 
     Raises UsageError for unknown names or an input size the backbone does not take, WeightsError where the weights
     cannot be had.
     """
+    catalogue = environment.catalogue
     backbone, tagged = catalogue.find_backbone(request.backbone)
     head = catalogue.find_head(request.head)
     for option in request.head_options:
@@ -65,7 +75,7 @@ def resolve(request: FinetuneRequest, catalogue: Catalogue, *, cache: Path, mirr
             path = Path(request.weights)
         else:
             spec = _find_set(backbone, tagged, request.weights)
-            path = fetch_weights(spec, cache, mirror)
+            path = fetch_weights(spec, environment.cache, environment.mirror)
     input_spec = spec.input if spec else backbone.spec.input
     return Resolved(
         backbone=backbone,

@@ -20,6 +20,8 @@ class Strategy:
     pretrained: bool = True
     trains_backbone: bool = True
     takes_freeze_stages: bool = False
+    gradual: bool = False
+    """One more stage is thawed per phase, from the top (ULMFiT, Howard and Ruder 2018, section 3.3)."""
     head_from_probe: bool = False
     """Start from the best head on frozen embeddings rather than from a random one (LP-FT, Kumar et al. 2022)."""
     lr: float
@@ -54,6 +56,16 @@ STRATEGIES: dict[StrategyName, Strategy] = {
         Strategy(
             name="lp-ft",
             summary="a probe first, then everything is trained gently from that head",
+            head_from_probe=True,
+            lr=3e-4,
+            head_lr=3e-4,
+            layer_decay=0.8,
+            steps=400,
+        ),
+        Strategy(
+            name="gradual",
+            summary="a probe first, then one more stage is trained per phase, from the top",
+            gradual=True,
             head_from_probe=True,
             lr=3e-4,
             head_lr=3e-4,

@@ -1,9 +1,11 @@
-"""Samples to normalised batches: plain for evaluation, augmented for training."""
+"""Samples to batches: plain for evaluation, augmented for training."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,15 +20,48 @@ from zoo.specs import ImageInput
 _PREPARED_BYTES = 1024**3
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One look at every image: as evaluation sees it (number 0), or changed at random, always in the same way."""
+
+    policy: Augment = "none"
+    seed: int = 0
+    number: int = 0
+
+
+class Source(Protocol):
+    """Where training and evaluation get batches from: inputs of stage `entry`, and labels [N], on the CPU."""
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """All samples, in order."""
+
+    @property
+    def entry(self) -> int:
+        """The stage that takes the inputs: 0 where they are images."""
+
+    def __len__(self) -> int:
+        """Batches in one pass."""
+
+    def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass in order, exactly as the exported model will see the images."""
+
+    def augmented(self, policy: Augment, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass in the shuffled order of `epoch`, from batch `start` on; it depends on `seed` and `epoch` alone."""
+
+
 class Batches:
     """Batches of one list of samples: normalised images [N, 3, height, width] and labels [N], on the CPU."""
+
+    entry = 0
 
     def __init__(
         self, samples: Sequence[Sample], *, store: ImageStore, input_spec: ImageInput, batch_size: int
     ) -> None:
         self.samples = samples
-        self.batch_size = batch_size
-        self._store = store
+        self.store = store
+        self.input_spec = input_spec
+        self._batch_size = batch_size
         # Its own and not the model's, which lives on the model's device.
         self._preprocess = Preprocess(input_spec)
         self._prepared: dict[str, Tensor] = {}
@@ -34,25 +69,18 @@ class Batches:
 
     def __len__(self) -> int:
         """Batches in one pass."""
-        return math.ceil(len(self.samples) / self.batch_size)
+        return math.ceil(len(self.samples) / self._batch_size)
 
     def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass in order, exactly as the exported model will see the images."""
-        for start in range(0, len(self.samples), self.batch_size):
-            rows = self.samples[start : start + self.batch_size]
+        """See `Source`."""
+        for start in range(0, len(self.samples), self._batch_size):
+            rows = self.samples[start : start + self._batch_size]
             pixels = torch.stack([self._plain_pixels(sample) for sample in rows])
             yield self._preprocess.normalise(pixels), _labels(rows)
 
     def augmented(self, policy: Augment, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass in the shuffled order of `epoch`, from batch `start` on.
-
-        Order and augmentation depend on `seed` and `epoch` alone. Batches differ in size by one at most, so that
-        no batch is left with a single image for BatchNorm.
-        """
-        order = torch.randperm(len(self.samples), generator=generator(seed, "order", epoch))
-        for number, indices in enumerate(torch.tensor_split(order, len(self))):
-            if number < start:
-                continue
+        """See `Source`."""
+        for number, indices in shuffled(len(self.samples), len(self), seed=seed, epoch=epoch, start=start):
             rows = [self.samples[int(index)] for index in indices]
             randomness = generator(seed, "augment", epoch, number)
             if policy == "crop":
@@ -65,7 +93,7 @@ class Batches:
             yield self._preprocess.normalise(pixels), _labels(rows)
 
     def _raw(self, sample: Sample) -> Tensor:
-        return torch.from_numpy(self._store.pixels(sample))
+        return torch.from_numpy(self.store.pixels(sample))
 
     def _plain_pixels(self, sample: Sample) -> Tensor:
         """Resized and cropped pixels [3, height, width], kept as long as there is room."""
@@ -77,6 +105,24 @@ class Batches:
             self._prepared[sample.file] = pixels
             self._room -= pixels.nbytes
         return pixels
+
+
+def shuffled(samples: int, batches: int, *, seed: int, epoch: int, start: int) -> Iterator[tuple[int, Tensor]]:
+    """Number and sample indices of each batch of one epoch, from batch `start` on.
+
+    Batches differ in size by one at most, so that no batch is left with a single image for BatchNorm.
+    """
+    order = torch.randperm(samples, generator=generator(seed, "order", epoch))
+    yield from list(enumerate(torch.tensor_split(order, batches)))[start:]
+
+
+def view_pixels(image: Tensor, view: View, preprocess: Preprocess, key: str) -> Tensor:
+    """Float pixels [3, height, width] of a uint8 image [H, W, 3] in one view; `key` stands for the image."""
+    randomness = generator(view.seed, "view", view.number, key)
+    if view.policy == "crop":
+        return augment_image(image, preprocess.spec, randomness)
+    pixels = preprocess.resize_and_crop(image[None])
+    return (warp_batch(pixels, randomness) if view.policy == "affine" else pixels)[0]
 
 
 def _labels(rows: Sequence[Sample]) -> Tensor:

@@ -36,10 +36,12 @@ def make_fabric(device: Device, threads: int) -> Fabric:
 
 
 def place(item: T, fabric: Fabric) -> T:
-    """A module, or a batch of images [N, C, H, W], on the engine's device with the channels last in memory.
+    """A module or a batch on the engine's device, images and feature maps [N, C, H, W] with channels last in memory.
 
     Convolutions are faster so: measured on 2 CPU cores, 1.2 to 1.5 times in training and up to 2.2 times in evaluation.
     """
+    if isinstance(item, Tensor) and item.ndim != 4:
+        return item.to(fabric.device)
     return item.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.nn.batches import Batches
+from zoo.nn.batches import Source
 from zoo.nn.calibrate import fit_temperature
 from zoo.nn.engine import place
 from zoo.nn.model import TransferModel
@@ -26,23 +26,23 @@ class Score:
 
 
 def logits(
-    model: TransferModel, batches: Batches, *, fabric: Fabric, progress: Progress | None = None
+    model: TransferModel, source: Source, *, fabric: Fabric, progress: Progress | None = None
 ) -> tuple[Tensor, Tensor]:
     """Logits [N, C] float32 and labels [N], on the CPU; the model is put into eval mode."""
     model.eval()
     found, labels = [], []
-    with torch.no_grad(), (progress or Silent()).task("predicting", len(batches.samples)) as task:
-        for images, truth in batches.plain():
+    with torch.no_grad(), (progress or Silent()).task("predicting", len(source.samples)) as task:
+        for inputs, truth in source.plain():
             with fabric.autocast():
-                found.append(model(place(images, fabric)).float().cpu())
+                found.append(model(place(inputs, fabric), source.entry).float().cpu())
             labels.append(truth)
             task.advance(len(truth))
     return torch.cat(found), torch.cat(labels)
 
 
-def score(model: TransferModel, batches: Batches, *, fabric: Fabric) -> Score:
+def score(model: TransferModel, source: Source, *, fabric: Fabric) -> Score:
     """How the model does on the samples."""
-    return score_logits(*logits(model, batches, fabric=fabric))
+    return score_logits(*logits(model, source, fabric=fabric))
 
 
 def score_logits(found: Tensor, truth: Tensor) -> Score:

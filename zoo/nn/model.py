@@ -60,17 +60,18 @@ class TransferModel(nn.Module):
                     module.eval()
         return self
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Embeddings [N, num_features] of normalised images [N, 3, height, width]."""
+    def embed(self, inputs: Tensor, entry: int = 0) -> Tensor:
+        """Embeddings [N, num_features] of inputs of stage `entry`: of normalised images [N, 3, height, width] for 0."""
+        boundary = max(entry, self.frozen_stages)
         with torch.no_grad():
-            activation = self.backbone.run_stages(images, 0, self.frozen_stages)
+            activation = self.backbone.run_stages(inputs, entry, boundary)
         # Also when everything is frozen: the pool then takes no gradient, but costs next to nothing.
-        activation = self.backbone.run_stages(activation, self.frozen_stages)
+        activation = self.backbone.run_stages(activation, boundary)
         return cast("Tensor", self.backbone.pool(activation))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, C] of normalised images [N, 3, height, width]."""
-        return self.classify(self.embed(images))
+    def forward(self, inputs: Tensor, entry: int = 0) -> Tensor:
+        """Logits [N, C] of inputs of stage `entry`: of normalised images [N, 3, height, width] for 0."""
+        return self.classify(self.embed(inputs, entry))
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Logits [N, C] of embeddings [N, num_features]."""

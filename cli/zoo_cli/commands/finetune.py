@@ -33,7 +33,8 @@ def _finetune(
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="PLUGIN/NAME or PLUGIN/NAME@TAG, see `zoo list`.")] = None,
     strategy: Annotated[
-        Literal["probe", "partial", "lp-ft", "full", "scratch"], typer.Option(help="What is trained, and from where.")
+        Literal["probe", "partial", "lp-ft", "gradual", "full", "scratch"],
+        typer.Option(help="What is trained, and from where."),
     ] = "lp-ft",
     weights: Annotated[str | None, typer.Option(help="A tag, a file (.pth, .safetensors), or none.")] = None,
     head: Annotated[str, typer.Option(help="The task head, see `zoo list heads`.")] = "linear",
@@ -47,6 +48,11 @@ def _finetune(
     augment: Annotated[
         Literal["auto", "none", "crop", "affine"], typer.Option(help="How training images are varied.")
     ] = "auto",
+    cache: Annotated[
+        Literal["auto", "always", "never"],
+        typer.Option(help="Run frozen stages once and keep their activations (auto: where it pays)."),
+    ] = "auto",
+    views: Annotated[int | None, typer.Option(min=1, help="Augmented views to keep of each image.")] = None,
     patience: Annotated[int | None, typer.Option(min=0, help="Evaluations without gain before stopping.")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Use only so many training images per class.")] = None,
     val_share: Annotated[float | None, typer.Option(help="Share of the training images held out.")] = None,
@@ -93,6 +99,8 @@ def _finetune(
             batch_size=batch_size,
             lr=lr,
             augment=augment,
+            cache=cache,
+            views=views,
             patience=patience,
             shots=shots,
             val_share=val_share,

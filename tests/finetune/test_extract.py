@@ -10,16 +10,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from zoo.data.dataset import DataSet
 from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore
-from zoo.finetune import features as features_module
+from zoo.finetune import extract
 from zoo.finetune.cache import FeatureCache
-from zoo.finetune.features import Features
-from zoo.finetune.run import Environment
+from zoo.finetune.extract import Extractor, Surroundings
+from zoo.finetune.resolve import Environment
+from zoo.nn.batches import View
 from zoo.nn.engine import make_fabric
 from zoo.nn.taps import PooledTaps
 from zoo.progress import Silent
@@ -41,24 +43,23 @@ def data(dataset: Path, tmp_path: Path) -> DataSet:
 
 
 @pytest.fixture
-def make(environment: Environment, data: DataSet, tmp_path: Path) -> Callable[..., tuple[Features, Listening]]:
+def make(environment: Environment, data: DataSet, tmp_path: Path) -> Callable[..., tuple[Extractor, Listening]]:
     """Features of glyphnet with the weights of `seed`, kept in `tmp_path`."""
 
-    def call(seed: int = 0, **cache_options: int) -> tuple[Features, Listening]:
+    def call(seed: int = 0, **cache_options: int) -> tuple[Extractor, Listening]:
         torch.manual_seed(seed)
         entry, _ = environment.catalogue.find_backbone("tiny/glyphnet")
         spec, listening = entry.spec, Listening()
-        features = Features(
-            PooledTaps(spec.split(spec.build()), spec, (0, 2)),
-            input_spec=spec.input,
-            macs=spec.macs,
+        around = Surroundings(
             store=ImageStore(data),
+            input_spec=spec.input,
             fabric=make_fabric("cpu", 2),
             cache=FeatureCache(tmp_path / "features", progress=listening, **cache_options),
             engines=tmp_path / "engines",
             progress=listening,
         )
-        return features, listening
+        module = PooledTaps(spec.split(spec.build()), spec, (0, 2))
+        return Extractor(module, name="taps", macs=spec.macs, around=around), listening
 
     return call
 
@@ -67,53 +68,52 @@ def _arrays(tmp_path: Path) -> list[Path]:
     return sorted(tmp_path.glob("features/*/array.npy"))
 
 
-def test_taps_stand_before_the_embedding(make: Callable[..., tuple[Features, Listening]], data: DataSet) -> None:
-    found, labels = make()[0].of(data.samples, "images")
+def test_taps_stand_before_the_embedding(make: Callable[..., tuple[Extractor, Listening]], data: DataSet) -> None:
+    found = make()[0].of(data.samples, "images")
     module = make()[0]._module
     with torch.no_grad():
-        images = make()[0]._images(data.samples)
+        images = make()[0]._images(data.samples, View())
         taps = module.backbone.taps(images)
         expected = torch.cat([taps[0].mean((2, 3)), taps[2].mean((2, 3)), module.backbone(images)], 1)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert labels.tolist() == [sample.label for sample in data.samples]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_onnxruntime_gives_what_torch_gives(
-    make: Callable[..., tuple[Features, Listening]], data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., tuple[Extractor, Listening]], data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    live, _ = make()[0].of(data.samples, "images")
+    live = make()[0].of(data.samples, "images")
     for path in _arrays(tmp_path):
         path.unlink()
-    monkeypatch.setattr(features_module, "WORTH_MACS", 0)
-    found, _ = make()[0].of(data.samples, "images")
+    monkeypatch.setattr(extract, "WORTH_MACS", 0)
+    found = make()[0].of(data.samples, "images")
     choice = json.loads(next(tmp_path.glob("engines/*/choice.json")).read_text())
     assert choice["engine"] == ("onnxruntime" if choice["onnxruntime_ms"] < choice["torch_ms"] else "torch")
-    torch.testing.assert_close(found, live, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, live, rtol=1e-4, atol=1e-5)
 
 
-def test_the_second_time_comes_from_disk(make: Callable[..., tuple[Features, Listening]], data: DataSet) -> None:
-    first, _ = make()[0].of(data.samples, "images")
+def test_the_second_time_comes_from_disk(make: Callable[..., tuple[Extractor, Listening]], data: DataSet) -> None:
+    first = make()[0].of(data.samples, "images")
     again, listening = make()
-    second, _ = again.of(data.samples, "images")
-    assert torch.equal(first, second)
-    assert len(again._store._kept) == features_module._CHECKED_ROWS  # only the rows checked were looked at
+    second = again.of(data.samples, "images")
+    assert np.array_equal(first, second)
+    assert len(again._around.store._kept) == extract._CHECKED_ROWS  # only the rows checked were looked at
     assert listening.said == []
 
 
 def test_other_weights_have_other_features(
-    make: Callable[..., tuple[Features, Listening]], data: DataSet, tmp_path: Path
+    make: Callable[..., tuple[Extractor, Listening]], data: DataSet, tmp_path: Path
 ) -> None:
-    first, _ = make(0)[0].of(data.samples, "images")
-    second, _ = make(1)[0].of(data.samples, "images")
-    assert not torch.allclose(first, second)
+    first = make(0)[0].of(data.samples, "images")
+    second = make(1)[0].of(data.samples, "images")
+    assert not np.allclose(first, second)
     assert len(_arrays(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut in half", "other numbers", "emptied"])
 def test_damaged_features_are_computed_again(
-    damage: str, make: Callable[..., tuple[Features, Listening]], data: DataSet, tmp_path: Path
+    damage: str, make: Callable[..., tuple[Extractor, Listening]], data: DataSet, tmp_path: Path
 ) -> None:
-    first, _ = make()[0].of(data.samples, "images")
+    first = make()[0].of(data.samples, "images").copy()  # not the file itself, which is about to be damaged
     (path,) = _arrays(tmp_path)
     content = path.read_bytes()
     path.write_bytes(
@@ -124,15 +124,15 @@ def test_damaged_features_are_computed_again(
         }[damage]
     )
     features, listening = make()
-    second, _ = features.of(data.samples, "images")
-    assert torch.equal(first, second)
+    second = features.of(data.samples, "images")
+    assert np.array_equal(first, second)
     assert [message for message in listening.said if "damaged" in message]
 
 
 def test_a_full_disk_costs_a_remark(
-    make: Callable[..., tuple[Features, Listening]], data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., tuple[Extractor, Listening]], data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, _ = make()[0].of(data.samples, "images")
+    first = make()[0].of(data.samples, "images")
     for path in _arrays(tmp_path):
         path.unlink()
 
@@ -142,14 +142,14 @@ def test_a_full_disk_costs_a_remark(
     # What the operating system says when it cannot reserve the space.
     monkeypatch.setattr(os, "posix_fallocate", full)
     features, listening = make()
-    second, _ = features.of(data.samples, "images")
-    assert torch.equal(first, second)
+    second = features.of(data.samples, "images")
+    assert np.array_equal(first, second)
     assert listening.said[-1].endswith("(No space left on device)")
     assert _arrays(tmp_path) == []
 
 
 def test_the_oldest_go_when_there_is_no_room(
-    make: Callable[..., tuple[Features, Listening]], data: DataSet, tmp_path: Path
+    make: Callable[..., tuple[Extractor, Listening]], data: DataSet, tmp_path: Path
 ) -> None:
     for seed in range(3):
         make(seed, limit=1)[0].of(data.samples, "images")
