@@ -119,7 +119,7 @@ def _shapes(spec: BackboneSpec, backbone: Backbone, images: Tensor) -> Iterator[
     import torch
 
     with torch.no_grad():
-        taps = backbone.taps(images)
+        taps = backbone.activations(images)
         embedding = backbone.pool(taps[-1])
     for number, (stage, tap) in enumerate(zip(spec.stages, taps, strict=True)):
         yield from _stage(spec, number, stage, tap)

@@ -79,7 +79,7 @@ def _measure(name: str, input_facts: dict[str, Any]) -> dict[str, Any]:
     backbone.source_head = None
     images = torch.randn(1, 3, input_facts["height"], input_facts["width"])
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        taps = backbone.taps(images)
+        taps = backbone.activations(images)
         embedding = backbone.pool(taps[-1])
     return {
         "num_features": embedding.shape[1],

@@ -23,7 +23,7 @@ from zoo.finetune.extract import Extractor, Surroundings
 from zoo.finetune.resolve import Environment
 from zoo.nn.batches import View
 from zoo.nn.engine import make_fabric
-from zoo.nn.taps import PooledTaps
+from zoo.nn.taps import PooledTaps, make_taps
 from zoo.progress import Silent
 
 
@@ -58,7 +58,7 @@ def make(environment: Environment, data: DataSet, tmp_path: Path) -> Callable[..
             engines=tmp_path / "engines",
             progress=listening,
         )
-        module = PooledTaps(spec.split(spec.build()), spec, (0, 2))
+        module = PooledTaps(spec.split(spec.build()), make_taps((0, 2), spec.stages))
         return Extractor(module, name="taps", macs=spec.macs, around=around), listening
 
     return call
@@ -73,7 +73,7 @@ def test_taps_stand_before_the_embedding(make: Callable[..., tuple[Extractor, Li
     module = make()[0]._module
     with torch.no_grad():
         images = make()[0]._images(data.samples, View())
-        taps = module.backbone.taps(images)
+        taps = module.backbone.activations(images)
         expected = torch.cat([taps[0].mean((2, 3)), taps[2].mean((2, 3)), module.backbone(images)], 1)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 
 from zoo.nn.calibrate import fit_temperature
 from zoo.nn.linear import L2_GRID, fit_linear
 from zoo.nn.logistic import Problems, solve
+from zoo.nn.ridge import fit_ridge
+from zoo.nn.tap_choice import choose_taps
 from zoo.progress import Silent
 
 CLASSES = 4
 
 
-def _blobs(per_class: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _blobs(per_class: int, seed: int, width: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
     random = np.random.default_rng(seed)
     labels = np.repeat(np.arange(CLASSES), per_class)
-    centres = np.random.default_rng(0).normal(size=(CLASSES, 20))
-    return torch.tensor(centres[labels] + random.normal(size=(len(labels), 20)) * 2), torch.tensor(labels)
+    centres = np.random.default_rng(0).normal(size=(CLASSES, width))
+    return torch.tensor(centres[labels] + random.normal(size=(len(labels), width)) * 2), torch.tensor(labels)
 
 
 def test_all_strengths_at_once_are_what_scikit_learn_finds_one_by_one() -> None:
@@ -43,6 +45,25 @@ def test_a_fold_is_the_problem_without_its_samples() -> None:
     masked = solve(Problems(features, labels, CLASSES, weights, strength), iterations=500, tolerance=1e-9)
     fewer = Problems(features[kept], labels[kept], CLASSES, weights[:, kept], strength)
     torch.testing.assert_close(masked, solve(fewer, iterations=500, tolerance=1e-9), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("width", [20, 300], ids=["more samples than features", "more features than samples"])
+def test_ridge_left_out_is_exact(width: int) -> None:
+    features, labels = _blobs(15, 1, width)
+    grid = features.new_tensor([1e-3, 1.0])
+    path = fit_ridge(features, labels, CLASSES, grid)
+    targets = np.eye(CLASSES)[labels]
+    for number, l2 in enumerate(grid.tolist()):
+        reference = Ridge(alpha=l2 * len(labels)).fit(features.numpy(), targets)
+        np.testing.assert_allclose(path.weight[number].numpy(), reference.coef_, atol=1e-9)
+        for row in (0, 31):
+            others = np.arange(len(labels)) != row
+            # The strength stays that of the whole set: only one row's error is taken out.
+            centred = features.numpy() - features.numpy().mean(0)
+            design = np.hstack([centred, np.full((len(labels), 1), 1.0)])
+            penalty = np.diag([l2 * len(labels)] * width + [0.0])
+            solution = np.linalg.solve(design[others].T @ design[others] + penalty, design[others].T @ targets[others])
+            np.testing.assert_allclose(path.left_out[number, row].numpy(), design[row] @ solution, atol=1e-8)
 
 
 def test_temperature_is_the_best_on_a_fine_grid() -> None:
@@ -99,3 +120,31 @@ def test_refit_uses_the_validation_samples_too() -> None:
     assert torch.equal(few.held_out[0], all_.held_out[0])  # a fit that has not seen them, either way
     losses = [torch.nn.functional.cross_entropy(fit.logits(test[0]), test[1]) for fit in (few, all_)]
     assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("tells", "expected"),
+    [((0, 0, 3), 0), ((0, 2, 1), 1), ((2, 0, 1), 2)],
+    ids=["the embedding", "the tap below it", "the lowest tap"],
+)
+def test_taps_are_chosen_where_they_tell_more(tells: tuple[int, ...], expected: int) -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(CLASSES), 60)
+    widths = (6, 8, 10)
+    groups = []
+    for number, width in enumerate(widths):
+        noise = random.normal(size=(len(labels), width))
+        # A group tells nothing, the one or the other pair of classes apart, or all.
+        seen = (labels * 0, labels // 2, labels % 2, labels)[tells[number]]
+        groups.append(noise + 3 * random.normal(size=(CLASSES, width))[seen])
+    train = torch.tensor(np.hstack(groups)), torch.tensor(labels)
+    assert choose_taps(train, widths, classes=CLASSES, seed=0) == expected
+
+
+def test_groups_of_features_are_brought_to_one_scale() -> None:
+    features, labels = _blobs(30, 1)
+    stretched = torch.cat([features[:, :5] * 1e4, features[:, 5:]], 1)
+    with Silent().task("", 1) as task:
+        same = {"val": None, "classes": CLASSES, "seed": 0, "refit": False, "task": task, "widths": (5, 15)}
+        found = [fit_linear((rows, labels), **same) for rows in (features, stretched)]  # type: ignore[arg-type]
+    torch.testing.assert_close(found[0].logits(features), found[1].logits(stretched), rtol=1e-4, atol=1e-4)

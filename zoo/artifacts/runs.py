@@ -37,13 +37,18 @@ class ModelRecord:
     """`<plugin>/<name>`."""
     head_options: Mapping[str, Any]
     classes: tuple[str, ...]
+    drop_stages: int = 0
+    """Stages taken off the end of the backbone."""
+    taps: tuple[int, ...] = ()
+    """Stages whose mean activations the head sees beside the embedding."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ModelRecord:
         """The record in `value`, as `dataclasses.asdict` and JSON left it."""
         spec = dict(value["input"])
         spec["mean"], spec["std"] = tuple(spec["mean"]), tuple(spec["std"])
-        return cls(**{**value, "input": ImageInput(**spec), "classes": tuple(value["classes"])})
+        lists = {name: tuple(value[name]) for name in ("classes", "taps") if name in value}
+        return cls(**{**value, **lists, "input": ImageInput(**spec)})
 
 
 class RunFolder:

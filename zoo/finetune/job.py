@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import nn
 
 from zoo.artifacts.files import sha256_file, write_atomically
 from zoo.artifacts.runs import RunFolder
-from zoo.data.dataset import DataSet, Sample, Split
+from zoo.data.dataset import DataSet, Split
 from zoo.data.store import ImageStore, labels
 from zoo.errors import ZooError
 from zoo.finetune.boundary import ActivationBatches, Prefix, measure_costs, view_count
@@ -37,8 +37,11 @@ from zoo.nn.head_fit import fit_head
 from zoo.nn.inference import logits, score_logits
 from zoo.nn.linear import Labelled
 from zoo.nn.model import TransferModel, state_digest
-from zoo.nn.taps import PooledTaps
+from zoo.nn.tap_choice import choose_taps
+from zoo.nn.taps import PooledTaps, feature_widths, make_taps
 from zoo.progress import Progress
+
+_NAMES: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,23 +117,23 @@ class Job:
     def _probe(self) -> _Outcome:
         """Fits the head on features, each image having gone through the backbone once."""
         began = time.monotonic()
-        features, test = self._features, self.data.of("test")
-        held_out = self._fit_head(refit=True)
-        self.model.eval()
-        if test:
-            embeddings, truth = _labelled(features, test, "features of test images")
-            with torch.no_grad():
-                found = self.model.classify(embeddings.to(self.fabric.device)).float().cpu()
-            held_out["test"] = found, truth
         # A head that is solved in closed form is solved for the validation images too; others stop at training ones.
         linear = isinstance(self.model.head, nn.Linear)
+        taps = self._choose_taps() if linear else 0
+        held_out = self._fit_head(taps=taps, refit=True)
+        self.model.eval()
+        if self.data.of("test"):
+            features, truth = self._features_of("test", taps)
+            with torch.no_grad():
+                found = self.model.classify(features.to(self.fabric.device)).float().cpu()
+            held_out["test"] = found, truth
         fitted: tuple[Split, ...] = ("train", "val") if linear else ("train",)
         return _Outcome(position=Position(seconds=time.monotonic() - began), held_out=held_out, fitted=fitted)
 
     def _train(self, checkpoint: Path) -> _Outcome:
         """Trains what is not frozen."""
         if self.plan.strategy.head_from_probe and not checkpoint.is_file():
-            self._fit_head(refit=False)
+            self._fit_head(taps=0, refit=False)
 
         def record(row: Mapping[str, Any]) -> None:
             self.run.append_metrics(row)
@@ -248,13 +251,43 @@ class Job:
                     "report this as a bug of Zoo"
                 )
 
+    def _choose_taps(self) -> int:
+        """Lets the head of a probe see as many lower stages as help, and gives their number."""
+        spec, record = self.resolved.staged, self.run.read_model()
+        lower = range(len(spec.stages) - 1)
+        train = self._features_of("train", len(lower))
+        count = choose_taps(train, feature_widths(spec, lower), classes=len(self.data.classes), seed=self.request.seed)
+        taps = tuple(lower)[len(lower) - count :]
+        self.run.write_model(asdict(self.request), replace(record, taps=taps))
+        self.model.taps = make_taps(taps, spec.stages)
+        self.model.head = self.resolved.head.spec.build(
+            sum(feature_widths(spec, taps)), len(self.data.classes), record.head_options
+        )
+        if taps:
+            self.progress.say(
+                f"the head also sees stages {', '.join(map(str, taps))}: they tell more than the last one"
+            )
+        return count
+
+    def _features_of(self, split: Split, taps: int) -> Labelled:
+        """Features of a split as the pretrained backbone gives them: those of the uppermost `taps` taps, the embedding.
+
+        All taps are kept on disk together, so that a probe and the start of another strategy share one pass.
+        """
+        spec, samples = self.resolved.staged, self.data.of(split)
+        rows = self._features.of(samples, f"features of {_NAMES[split]} images")
+        lower = range(len(spec.stages) - 1)
+        width = sum(feature_widths(spec, tuple(lower)[len(lower) - taps :]))
+        return torch.from_numpy(rows[:, -width:].copy()), torch.from_numpy(labels(samples))
+
     @cached_property
     def _features(self) -> Extractor:
-        """Embeddings of the pretrained backbone."""
-        return self._extractor(PooledTaps(self.model.backbone, self.resolved.backbone.spec, ()), "embedding")
+        stages = self.resolved.staged.stages
+        module = PooledTaps(self.model.backbone, make_taps(range(len(stages) - 1), stages))
+        return self._extractor(module, "taps of all stages")
 
     def _extractor(self, module: nn.Module, name: str, dtype: type[np.floating[Any]] = np.float32) -> Extractor:
-        spec, size, cache = self.resolved.backbone.spec, self.resolved.input, self.environment.cache
+        spec, size, cache = self.resolved.staged, self.resolved.input, self.environment.cache
         area = size.height * size.width / (spec.input.height * spec.input.width)
         around = Surroundings(
             store=self.store,
@@ -266,27 +299,23 @@ class Job:
         )
         return Extractor(module, name=name, macs=round(spec.macs * area), around=around, dtype=dtype)
 
-    def _fit_head(self, *, refit: bool) -> dict[Split, Labelled]:
-        """Puts the best head on the pretrained embeddings; logits and labels of the validation images."""
-        train, val = self.data.of("train"), self.data.of("val")
-        seen = _labelled(self._features, train, "features of training images")
-        held_out = _labelled(self._features, val, "features of validation images") if val else None
+    def _fit_head(self, *, taps: int, refit: bool) -> dict[Split, Labelled]:
+        """Puts the best head on pretrained features; logits and labels of the validation images."""
+        spec = self.resolved.staged
+        widths = feature_widths(spec, range(len(spec.stages) - 1))
         self.model.head.cpu()
         unseen = fit_head(
             self.model.head,
-            train=seen,
-            val=held_out,
+            train=self._features_of("train", taps),
+            val=self._features_of("val", taps) if self.data.of("val") else None,
             loss=self.resolved.head.spec.loss,
             seed=self.request.seed,
             refit=refit,
             progress=self.progress,
+            widths=widths[-1 - taps :],
         )
         self.model.head.to(self.fabric.device)
         return {"val": unseen} if unseen is not None else {}
-
-
-def _labelled(features: Extractor, samples: Sequence[Sample], what: str) -> Labelled:
-    return torch.from_numpy(np.array(features.of(samples, what))), torch.from_numpy(labels(samples))
 
 
 def _weights(model: TransferModel) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class FinetuneRequest:
     head_options: Mapping[str, Any] = field(default_factory=dict)
     strategy: StrategyName = "lp-ft"
     freeze_stages: int | None = None
+    drop_stages: int = 0
+    """Stages to take off the end of the backbone."""
     input_size: int | None = None
     epochs: int | None = None
     batch_size: int = 32

@@ -11,8 +11,9 @@ from zoo.catalogue import BackboneEntry, Catalogue, HeadEntry
 from zoo.errors import UsageError, WeightsError, did_you_mean
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.strategies import STRATEGIES
+from zoo.nn.surgery import drop_stages
 from zoo.nn.weights import fetch_weights
-from zoo.specs import ImageInput, WeightsSpec
+from zoo.specs import BackboneSpec, ImageInput, WeightsSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,12 @@ class Resolved:
     spec: WeightsSpec | None
     """Facts of the weights, where they are a declared set."""
     input: ImageInput
+    drop_stages: int
+
+    @property
+    def staged(self) -> BackboneSpec:
+        """The backbone as it is trained: without dropped stages."""
+        return drop_stages(self.backbone.spec, self.drop_stages)
 
     def record(self, classes: tuple[str, ...], head_options: dict[str, object]) -> ModelRecord:
         """The record that goes into the run."""
@@ -52,6 +59,7 @@ class Resolved:
             head=self.head.id,
             head_options=head_options,
             classes=classes,
+            drop_stages=self.drop_stages,
         )
 
 
@@ -83,6 +91,7 @@ def resolve(request: FinetuneRequest, environment: Environment) -> Resolved:
         weights=path,
         spec=spec,
         input=_resize(input_spec, request.input_size, backbone.id),
+        drop_stages=request.drop_stages,
     )
 
 

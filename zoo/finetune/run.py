@@ -32,7 +32,7 @@ def dry_run(
     """What `finetune` would train, part by part, without training or writing anything."""
     resolved = resolve(request, environment)
     data = _open(request, environment, progress)
-    plan = make_plan(request, resolved.backbone.spec, resolved.input, data)
+    plan = make_plan(request, resolved.staged, resolved.input, data)
     model = _build(request, resolved, resolved.record(data.classes, head_options(resolved, request)))
     return plan, plan.groups([_params(stage) for stage in model.backbone.stages], _params(model.head)), data
 
@@ -46,7 +46,7 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     data = _open(request, environment, progress)
     record = resolved.record(data.classes, head_options(resolved, request))
     # Everything that can be refused is refused before the folder exists, and what is quick to tell comes first.
-    make_plan(request, resolved.backbone.spec, resolved.input, data)
+    make_plan(request, resolved.staged, resolved.input, data)
     fabric = make_fabric(request.device, request.threads or available_threads())
     model = _build(request, resolved, record)
     store = ImageStore(data)
@@ -61,7 +61,7 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
         resolved=resolved,
         data=data,
         # Once more, for the images that are really used: a resumed run knows no others.
-        plan=make_plan(request, resolved.backbone.spec, resolved.input, data),
+        plan=make_plan(request, resolved.staged, resolved.input, data),
         store=store,
         model=model,
         fabric=fabric,
@@ -94,7 +94,7 @@ def resume(out: Path, environment: Environment, progress: Progress) -> dict[str,
         request=request,
         resolved=resolved,
         data=data,
-        plan=make_plan(request, resolved.backbone.spec, resolved.input, data),
+        plan=make_plan(request, resolved.staged, resolved.input, data),
         store=ImageStore(data),
         model=_build(request, resolved, record),
         fabric=make_fabric(request.device, request.threads or available_threads()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -32,11 +32,22 @@ class Backbone(nn.Module):
             activation = stage(activation)
         return activation
 
-    def taps(self, images: Tensor) -> list[Any]:
+    def run_taps(
+        self, activation: Any, taps: Mapping[int, tuple[int, ...]], start: int = 0, stop: int | None = None
+    ) -> tuple[Any, list[Tensor]]:
+        """What `run_stages` gives, and activations on the way: after each stage in `taps`, averaged over its axes."""
+        pooled = []
+        for number, stage in enumerate(self.stages[start:stop], start):
+            activation = stage(activation)
+            if number in taps:
+                pooled.append(activation.mean(taps[number]))
+        return activation, pooled
+
+    def activations(self, images: Tensor) -> list[Any]:
         """The activation after every stage, in order."""
-        activations = []
+        found = []
         activation: Any = images
         for stage in self.stages:
             activation = stage(activation)
-            activations.append(activation)
-        return activations
+            found.append(activation)
+        return found

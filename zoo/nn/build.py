@@ -13,6 +13,8 @@ from zoo.catalogue import BackboneEntry, Catalogue, HeadEntry
 from zoo.errors import PluginError, RunError, WeightsError
 from zoo.nn.engine import derive_seed
 from zoo.nn.model import TransferModel
+from zoo.nn.surgery import drop_stages
+from zoo.nn.taps import feature_widths, make_taps
 from zoo.nn.weights import load_into, read_state
 
 T = TypeVar("T")
@@ -32,18 +34,20 @@ def build_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init"))
-        native = _call(f"{backbone.id} cannot be built", backbone.spec.build)
+        spec = drop_stages(backbone.spec, record.drop_stages)
+        native = _call(f"{backbone.id} cannot be built", spec.build)
         if weights is not None:
             load_into(native, weights, backbone.id)
-        staged = _call(f"{backbone.id} cannot be split", backbone.spec.split, native)
-        if len(staged.stages) != len(backbone.spec.stages):
+        staged = _call(f"{backbone.id} cannot be split", spec.split, native)
+        if len(staged.stages) != len(spec.stages):
             raise PluginError(
-                f"{backbone.id} splits into {len(staged.stages)} stages and declares {len(backbone.spec.stages)}; "
+                f"{backbone.id} splits into {len(staged.stages)} stages and declares {len(spec.stages)}; "
                 f"see `zoo plugins check {backbone.plugin.name}`"
             )
-        sizes = (backbone.spec.num_features, len(record.classes))
+        sizes = (sum(feature_widths(spec, record.taps)), len(record.classes))
         module = _call(f"{head.id} cannot be built", head.spec.build, *sizes, record.head_options)
-    return TransferModel(backbone=staged, head=module, input_spec=record.input)
+    taps = make_taps(record.taps, spec.stages)
+    return TransferModel(backbone=staged, head=module, input_spec=record.input, taps=taps)
 
 
 def load_run_model(run: RunFolder, catalogue: Catalogue) -> tuple[TransferModel, ModelRecord]:

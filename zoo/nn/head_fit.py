@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,9 @@ def fit_head(
     seed: int,
     refit: bool,
     progress: Progress,
+    widths: Sequence[int],
 ) -> Labelled | None:
-    """Trains `head` in place on (features [N, D], labels [N]).
+    """Trains `head` in place on (features [N, D] in groups of `widths`, labels [N]).
 
     A lone linear layer is solved to its optimum and calibrated, with `refit` on the validation samples too, see
     `fit_linear`; any other head takes AdamW steps on all training samples at once. Gives logits and labels of the
@@ -34,7 +35,7 @@ def fit_head(
     """
     if isinstance(head, nn.Linear):
         with progress.task("fitting the head", STEPS) as task:
-            best = fit_linear(train, val, classes=head.out_features, seed=seed, refit=refit, task=task)
+            best = fit_linear(train, val, classes=head.out_features, seed=seed, refit=refit, task=task, widths=widths)
         with torch.no_grad():
             head.weight.copy_(best.weight)
             head.bias.copy_(best.bias)

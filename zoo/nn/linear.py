@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,16 +42,24 @@ class LinearFit:
         return F.linear(features.to(self.weight.dtype), self.weight, self.bias)
 
 
-def fit_linear(train: Labelled, val: Labelled | None, *, classes: int, seed: int, refit: bool, task: Task) -> LinearFit:
-    """The best calibrated linear classifier of features [N, D].
+def fit_linear(
+    train: Labelled,
+    val: Labelled | None,
+    *,
+    classes: int,
+    seed: int,
+    refit: bool,
+    task: Task,
+    widths: Sequence[int] | None = None,
+) -> LinearFit:
+    """The best calibrated linear classifier of features [N, D] in groups of `widths` (one group when None).
 
     Minimises cross entropy + l2/2 |W|^2, `l2` being the one of `L2_GRID` with the lowest cross entropy on `val`, or
     without it in stratified cross validation; the temperature comes from the same logits. With `refit` the chosen
-    problem is solved once more on training and validation samples together. Features are centred and divided by one
-    common scale, so that a strength means the same for every backbone.
+    problem is solved once more on training and validation samples together. Features are standardised by group, so
+    that a strength means the same for every backbone.
     """
-    mean = train[0].double().mean(0)
-    scale = (train[0].double() - mean).square().mean().sqrt().clamp_min(1e-12)
+    mean, scale = standardise(train[0].double(), widths or [train[0].shape[1]])
 
     def scaled(labelled: Labelled) -> Labelled:
         return (labelled[0].double() - mean) / scale, labelled[1]
@@ -73,6 +82,14 @@ def fit_linear(train: Labelled, val: Labelled | None, *, classes: int, seed: int
     task.advance()
     weight = theta[:, :-1] / scale
     return LinearFit(weight=weight, bias=theta[:, -1] - weight @ mean, l2=l2, temperature=temperature, held_out=unseen)
+
+
+def standardise(features: Tensor, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The means [D] of features [N, D], and what to divide by [D]: one common scale in each group of `widths`."""
+    mean = features.mean(0)
+    groups = (features - mean).split(list(widths), 1)
+    scales = [group.square().mean().sqrt().clamp_min(1e-12).expand(group.shape[1]) for group in groups]
+    return mean, torch.cat(scales)
 
 
 def _unseen_logits(seen: Labelled, held_out: Labelled | None, classes: int, seed: int) -> Labelled | None:

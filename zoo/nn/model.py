@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoo.nn.backbone import Backbone
 from zoo.nn.preprocess import Preprocess
+from zoo.nn.taps import Taps
 from zoo.specs import ImageInput
 
 
@@ -25,12 +26,16 @@ class TransferModel(nn.Module):
 
     temperature: Tensor
 
-    def __init__(self, *, backbone: Backbone, head: nn.Module, input_spec: ImageInput) -> None:
+    def __init__(
+        self, *, backbone: Backbone, head: nn.Module, input_spec: ImageInput, taps: Taps | None = None
+    ) -> None:
+        """`taps` are stages whose mean activations stand before the embedding in the head's input."""
         super().__init__()
         backbone.source_head = None  # its parameters belong to the source task
         self.preprocess = Preprocess(input_spec)
         self.backbone = backbone
         self.head = head
+        self.taps = taps or {}
         self.register_buffer("temperature", torch.ones(()))
         self.frozen_stages = 0
         self.keep_statistics = False
@@ -61,20 +66,24 @@ class TransferModel(nn.Module):
         return self
 
     def embed(self, inputs: Tensor, entry: int = 0) -> Tensor:
-        """Embeddings [N, num_features] of inputs of stage `entry`: of normalised images [N, 3, height, width] for 0."""
+        """Features [N, D] of inputs of stage `entry`: of normalised images [N, 3, height, width] for 0.
+
+        They are the taps, bottom up, and the embedding.
+        """
         boundary = max(entry, self.frozen_stages)
         with torch.no_grad():
-            activation = self.backbone.run_stages(inputs, entry, boundary)
+            activation, lower = self.backbone.run_taps(inputs, self.taps, entry, boundary)
+        activation, upper = self.backbone.run_taps(activation, self.taps, boundary)
         # Also when everything is frozen: the pool then takes no gradient, but costs next to nothing.
-        activation = self.backbone.run_stages(activation, boundary)
-        return cast("Tensor", self.backbone.pool(activation))
+        embedding: Tensor = self.backbone.pool(activation)
+        return torch.cat([*lower, *upper, embedding], 1) if self.taps else embedding
 
     def forward(self, inputs: Tensor, entry: int = 0) -> Tensor:
         """Logits [N, C] of inputs of stage `entry`: of normalised images [N, 3, height, width] for 0."""
         return self.classify(self.embed(inputs, entry))
 
     def classify(self, embeddings: Tensor) -> Tensor:
-        """Logits [N, C] of embeddings [N, num_features]."""
+        """Logits [N, C] of features [N, D]."""
         return cast("Tensor", self.head(embeddings)) / self.temperature
 
 

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from zoo.nn.backbone import Backbone
-from zoo.specs import BackboneSpec, Layout
+from zoo.specs import BackboneSpec, Layout, StageSpec
+
+Taps = Mapping[int, tuple[int, ...]]
+"""Stages whose activations are averaged into features, each with the axes to average over."""
 
 _SPATIAL: dict[Layout, tuple[int, ...]] = {"NCHW": (2, 3), "NHWC": (1, 2), "NTC": (1,)}
 
 
-class PooledTaps(nn.Module):
-    """Images to [N, width]: the spatial means of the activations after the stages `taps`, then the embedding."""
+def make_taps(stages: Iterable[int], specs: Iterable[StageSpec]) -> Taps:
+    """Taps after the stages of these numbers."""
+    layouts = [spec.layout for spec in specs]
+    return {number: _SPATIAL[layouts[number]] for number in stages}
 
-    def __init__(self, backbone: Backbone, spec: BackboneSpec, taps: Sequence[int]) -> None:
+
+def feature_widths(spec: BackboneSpec, taps: Iterable[int]) -> list[int]:
+    """How many features each tap gives, and then how many the embedding has."""
+    return [*(spec.stages[number].channels for number in taps), spec.num_features]
+
+
+class PooledTaps(nn.Module):
+    """Images to [N, width]: the spatial means of the activations at `taps`, bottom up, then the embedding."""
+
+    def __init__(self, backbone: Backbone, taps: Taps) -> None:
         super().__init__()
         self.backbone = backbone
-        self.taps = tuple(taps)
-        self._layouts = {tap: spec.stages[tap].layout for tap in taps}
-        self.widths = [*(spec.stages[tap].channels for tap in taps), spec.num_features]
-
-    @property
-    def width(self) -> int:
-        """Features in all."""
-        return sum(self.widths)
+        self.taps = taps
 
     def forward(self, images: Tensor) -> Tensor:
         """Features [N, width] of normalised images [N, 3, H, W]."""
-        activation: Any = images
-        pooled = []
-        for number, stage in enumerate(self.backbone.stages):
-            activation = stage(activation)
-            if number in self.taps:
-                pooled.append(activation.mean(_SPATIAL[self._layouts[number]]))
+        activation, pooled = self.backbone.run_taps(images, self.taps)
         return torch.cat([*pooled, self.backbone.pool(activation)], 1)
