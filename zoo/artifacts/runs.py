@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -134,9 +134,20 @@ class RunFolder:
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"request.json of {self.path} does not fit: {error}; start the run again") from None
 
+    def decide(self, name: str, make: Callable[[], Any]) -> Any:
+        """The decision `name`, a JSON value: made the first time and then kept in `decisions.json`.
+
+        For what is chosen by measuring: a resumed run goes on with what it began with.
+        """
+        made = self.read_decisions()
+        if name not in made:
+            made[name] = make()
+            self.write("decisions", {"decisions": made})
+        return made[name]
+
     def read_decisions(self) -> dict[str, Any]:
-        """What the run has decided by measuring, by phase; empty where it has not yet."""
-        return self.read("decisions")["phases"] if (self.path / "decisions.json").is_file() else {}
+        """All decisions made so far, by name."""
+        return dict(self.read("decisions")["decisions"]) if (self.path / "decisions.json").is_file() else {}
 
     def write_predictions(self, probabilities: Mapping[str, NDArray[np.float32]]) -> None:
         """Writes `predictions.npz`: per split, probabilities [N, C] in the order of its samples in `dataset.json`."""

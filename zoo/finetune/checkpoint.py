@@ -32,6 +32,8 @@ class Position:
     """Training loss since the last evaluation."""
     seconds: float = 0.0
     stopped: bool = False
+    diverged: bool = False
+    """The loss was no number at the step after these."""
 
 
 def save_checkpoint(path: Path, position: Position, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import save_file
@@ -21,16 +20,19 @@ from zoo.artifacts.runs import RunFolder
 from zoo.data.dataset import DataSet, Split
 from zoo.data.store import ImageStore, labels
 from zoo.errors import ZooError
-from zoo.finetune.boundary import ActivationBatches, Prefix, measure_costs, view_count
-from zoo.finetune.cache import FeatureCache
 from zoo.finetune.checkpoint import Position
 from zoo.finetune.events import tell_plugins
-from zoo.finetune.extract import Extractor, Surroundings
 from zoo.finetune.loop import Splits, Training
+from zoo.finetune.objective import Network, Objective, Relation, SourceLogits, StartingPoint
 from zoo.finetune.plan import Plan
+from zoo.finetune.race import race
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment, Resolved
-from zoo.nn.batches import Batches, Source, View
+from zoo.finetune.sources import Sources
+from zoo.finetune.surgical import relative_gradients
+from zoo.nn.average import Weights, greedy_soup, interpolate
+from zoo.nn.batches import Source
+from zoo.nn.build import build_source_head
 from zoo.nn.calibrate import fit_temperature
 from zoo.nn.engine import place
 from zoo.nn.head_fit import fit_head
@@ -38,10 +40,10 @@ from zoo.nn.inference import logits, score_logits
 from zoo.nn.linear import Labelled
 from zoo.nn.model import TransferModel, state_digest
 from zoo.nn.tap_choice import choose_taps
-from zoo.nn.taps import PooledTaps, feature_widths, make_taps
+from zoo.nn.taps import make_taps
 from zoo.progress import Progress
 
-_NAMES: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
+_SURGICAL_BATCHES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,8 @@ class _Outcome:
     held_out: Mapping[Split, Labelled]
     fitted: tuple[Split, ...]
     """The splits the final weights were fitted on."""
+    averages: Mapping[str, float] = field(default_factory=dict)
+    """What became of averaging weights: how many went into the soup, where between start and end they lie."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +105,8 @@ class Job:
             "epochs": position.step / plan.steps_per_epoch,
             "steps": position.step,
             "best_step": position.best_step if val else position.step,
+            "diverged": position.diverged,
+            **outcome.averages,
             "seconds": position.seconds,
             "train_images": sum(len(self.data.of(split)) for split in outcome.fitted),
             "fitted_splits": list(outcome.fitted),
@@ -110,9 +116,25 @@ class Job:
             "plan": plan.to_json(),
         }
         run.write("result", result)
-        checkpoint.unlink(missing_ok=True)
+        for path in run.checkpoint.glob("*.safetensors"):
+            path.unlink()
         tell_plugins(self.environment.catalogue.plugins, run.path, "done", result)
         return run.read("result")
+
+    @cached_property
+    def _sources(self) -> Sources:
+        return Sources(
+            request=self.request,
+            resolved=self.resolved,
+            data=self.data,
+            plan=self.plan,
+            store=self.store,
+            model=self.model,
+            fabric=self.fabric,
+            environment=self.environment,
+            progress=self.progress,
+            run=self.run,
+        )
 
     def _probe(self) -> _Outcome:
         """Fits the head on features, each image having gone through the backbone once."""
@@ -123,119 +145,125 @@ class Job:
         held_out = self._fit_head(taps=taps, refit=True)
         self.model.eval()
         if self.data.of("test"):
-            features, truth = self._features_of("test", taps)
+            features, truth = self._sources.features("test", taps=taps)
             with torch.no_grad():
                 found = self.model.classify(features.to(self.fabric.device)).float().cpu()
             held_out["test"] = found, truth
         fitted: tuple[Split, ...] = ("train", "val") if linear else ("train",)
         return _Outcome(position=Position(seconds=time.monotonic() - began), held_out=held_out, fitted=fitted)
 
+    def _choose_taps(self) -> int:
+        """Lets the head of a probe see as many lower stages as help, and gives their number."""
+        sources, record = self._sources, self.run.read_model()
+        every = len(sources.taps)
+        train = sources.features("train", taps=every)
+        classes = len(self.data.classes)
+        count = choose_taps(train, sources.widths(every), classes=classes, seed=self.request.seed)
+        taps = tuple(sources.taps[every - count :])
+        self.run.write_model(asdict(self.request), replace(record, taps=taps))
+        self.model.taps = make_taps(taps, self.resolved.staged.stages)
+        self.model.head = self.resolved.head.spec.build(sum(sources.widths(count)), classes, record.head_options)
+        if taps:
+            self.progress.say(
+                f"the head also sees stages {', '.join(map(str, taps))}: they tell more than the last one"
+            )
+        return count
+
+    def _fit_head(self, *, taps: int, refit: bool) -> dict[Split, Labelled]:
+        """Puts the best head on pretrained features; logits and labels of the validation images."""
+        sources = self._sources
+        self.model.head.cpu()
+        unseen = fit_head(
+            self.model.head,
+            train=sources.features("train", taps=taps),
+            val=sources.features("val", taps=taps) if self.data.of("val") else None,
+            loss=self.resolved.head.spec.loss,
+            seed=self.request.seed,
+            refit=refit,
+            progress=self.progress,
+            widths=sources.widths(taps),
+        )
+        self.model.head.to(self.fabric.device)
+        return {"val": unseen} if unseen is not None else {}
+
     def _train(self, checkpoint: Path) -> _Outcome:
         """Trains what is not frozen."""
         if self.plan.strategy.head_from_probe and not checkpoint.is_file():
             self._fit_head(taps=0, refit=False)
+        objective = self._objective()
+        plan, others = self.plan, list[Weights]()
+        if plan.strategy.surgical:
+            scales = self.run.decide("relative gradients of stages", lambda: self._relative_gradients(objective))
+            plan = replace(plan, stage_lrs=tuple(lr * scale for lr, scale in zip(plan.stage_lrs, scales, strict=True)))
 
-        def record(row: Mapping[str, Any]) -> None:
-            self.run.append_metrics(row)
-            tell_plugins(self.environment.catalogue.plugins, self.run.path, "evaluation", row)
+        def start(plan: Plan, checkpoint: Path, record: Callable[[Mapping[str, Any]], None]) -> Training:
+            source_head = place(self._source_head(), self.fabric) if objective.relation is not None else None
+            return Training(
+                Network(self.model, source_head),
+                plan=plan,
+                splits_of=self._splits,
+                track_test=self.request.track_test,
+                objective=objective,
+                fabric=self.fabric,
+                seed=self.request.seed,
+                checkpoint=checkpoint,
+                checkpoint_seconds=self.request.checkpoint_seconds,
+                record=record,
+            )
 
-        training = Training(
-            self.model,
-            plan=self.plan,
-            splits_of=self._splits,
-            track_test=self.request.track_test,
-            loss=self.resolved.head.spec.loss,
-            fabric=self.fabric,
-            seed=self.request.seed,
-            checkpoint=checkpoint,
-            checkpoint_seconds=self.request.checkpoint_seconds,
-            record=record,
-        )
+        if plan.lr_race:
+            plan, others = race(self.model, plan, start, self.run, self.progress)
+        training = start(plan, checkpoint, self._record)
         resumed = training.restore()
         self.run.truncate_metrics(training.position.step if resumed else -1)
         training.run(self.progress)
+        averages = self._average(training, others)
         splits: dict[Split, Source | None] = {"val": training.splits.val, "test": training.splits.test}
         held_out = {split: logits(self.model, source, fabric=self.fabric) for split, source in splits.items() if source}
-        return _Outcome(position=training.position, held_out=held_out, fitted=("train",))
+        return _Outcome(position=training.position, held_out=held_out, fitted=("train",), averages=averages)
+
+    def _record(self, row: Mapping[str, Any]) -> None:
+        self.run.append_metrics(row)
+        tell_plugins(self.environment.catalogue.plugins, self.run.path, "evaluation", row)
+
+    def _objective(self) -> Objective:
+        """What training minimises; to be made while the backbone has its pretrained weights."""
+        plan, train = self.plan, self.data.of("train")
+        truth, classes = torch.from_numpy(labels(train)), len(self.data.classes)
+        relation = None
+        if plan.co_tuning:
+            module = place(SourceLogits(self.model.backbone, self._source_head()), self.fabric)
+            rows = self._sources.extractor(module, "source logits").of(train, "source classes of training images")
+            relation = Relation.of(torch.from_numpy(rows.copy()), truth, classes, plan.co_tuning)
+        return Objective(
+            loss=self.resolved.head.spec.loss,
+            log_prior=torch.bincount(truth, minlength=classes).float().div(len(truth)).log() if plan.balance else None,
+            start=StartingPoint.of(self.model, plan.l2_sp) if plan.l2_sp else None,
+            relation=relation,
+        )
+
+    def _source_head(self) -> nn.Module:
+        return build_source_head(self.resolved.backbone, self.resolved.weights)
+
+    def _relative_gradients(self, objective: Objective) -> list[float]:
+        batches = self._sources.images.train.augmented("none", seed=self.request.seed, epoch=0)
+        few = itertools.islice(batches, _SURGICAL_BATCHES)
+        return relative_gradients(self.model, few, objective=objective, fabric=self.fabric)
+
+    def _average(self, training: Training, others: list[Weights]) -> dict[str, float]:
+        """Looks for weights better than the best of the training, between these and others, where the plan says so."""
+        judge, done = training.judge if training.splits.val else None, dict[str, float]()
+        if others and judge:
+            done["soup"] = greedy_soup(self.model, others, judge)
+        if self.plan.interpolate:
+            done["interpolation"] = interpolate(self.model, training.start, judge)
+        return done
 
     def _splits(self, phase: int) -> Splits:
         """What phase number `phase` trains on and is measured on."""
         if phase:
             self._check_frozen(phase - 1)
-        views = self._views(phase)
-        if not views:
-            return self._images
-        frozen = self.plan.phases[phase].freeze_stages
-        extractor = self._extractor(Prefix(self.model.backbone, frozen), f"stages to {frozen}", dtype=np.float16)
-
-        def activations(split: Split) -> Source | None:
-            samples = self.data.of(split)
-            if not samples:
-                return None
-            return ActivationBatches(
-                samples,
-                extractor=extractor,
-                entry=frozen,
-                views=[
-                    View(policy=self.plan.augment, seed=self.request.seed, number=number) if number else View()
-                    for number in range(views)
-                ],
-                batch_size=self.plan.batch_size,
-            )
-
-        train = activations("train")
-        assert train is not None
-        return Splits(train=train, val=activations("val"), test=activations("test"))
-
-    @cached_property
-    def _images(self) -> Splits:
-        def images(split: Split) -> Batches | None:
-            samples, size = self.data.of(split), self.resolved.input
-            if not samples:
-                return None
-            return Batches(samples, store=self.store, input_spec=size, batch_size=self.plan.batch_size)
-
-        train = images("train")
-        assert train is not None  # a data set without training images is refused when it is opened
-        return Splits(train=train, val=images("val"), test=images("test"))
-
-    def _views(self, phase: int) -> int:
-        """Views in which activations at the boundary of a phase are kept, 0 where images go through every time.
-
-        Decided once and written into the run: timings differ from one moment to the next, and a resumed run must go
-        on with what it began with.
-        """
-        decisions = self.run.read_decisions()
-        if str(phase) not in decisions:
-            decisions[str(phase)] = self._decide(phase)
-            self.run.write("decisions", {"phases": decisions})
-        return int(decisions[str(phase)]["views"])
-
-    def _decide(self, phase: int) -> dict[str, Any]:
-        frozen, epochs = self.plan.phases[phase].freeze_stages, self.plan.phases[phase].epochs
-        if frozen == 0 or self.request.cache == "never":
-            return {"views": 0}
-        views = self.request.views or (1 if self.plan.augment == "none" else view_count(epochs))
-        images = self._images
-        assert isinstance(images.train, Batches)
-        self.model.freeze(frozen)
-        costs = measure_costs(self.model, images.train, frozen=frozen, policy=self.plan.augment, fabric=self.fabric)
-        if costs is None:
-            return {"views": 0, "why": "activations are not single tensors"}
-        pays, why = costs.decide(
-            views=views,
-            images=len(self.data.of("train")),
-            epochs=epochs,
-            val_images=len(self.data.of("val")),
-            evaluations=math.ceil(epochs / self.plan.eval_epochs),
-        )
-        if not (pays or self.request.cache == "always"):
-            return {"views": 0, **why}
-        self.progress.say(
-            f"stages 0 to {frozen - 1} are run once, on {views} views of each image: about "
-            f"{why['seconds_kept']:.0f} s instead of {why['seconds_direct']:.0f} s"
-        )
-        return {"views": views, **why}
+        return self._sources.of_phase(phase)
 
     @cached_property
     def _pristine(self) -> list[str]:
@@ -250,72 +278,6 @@ class Job:
                     f"frozen stage {number} of {self.resolved.backbone.id} changed in training; "
                     "report this as a bug of Zoo"
                 )
-
-    def _choose_taps(self) -> int:
-        """Lets the head of a probe see as many lower stages as help, and gives their number."""
-        spec, record = self.resolved.staged, self.run.read_model()
-        lower = range(len(spec.stages) - 1)
-        train = self._features_of("train", len(lower))
-        count = choose_taps(train, feature_widths(spec, lower), classes=len(self.data.classes), seed=self.request.seed)
-        taps = tuple(lower)[len(lower) - count :]
-        self.run.write_model(asdict(self.request), replace(record, taps=taps))
-        self.model.taps = make_taps(taps, spec.stages)
-        self.model.head = self.resolved.head.spec.build(
-            sum(feature_widths(spec, taps)), len(self.data.classes), record.head_options
-        )
-        if taps:
-            self.progress.say(
-                f"the head also sees stages {', '.join(map(str, taps))}: they tell more than the last one"
-            )
-        return count
-
-    def _features_of(self, split: Split, taps: int) -> Labelled:
-        """Features of a split as the pretrained backbone gives them: those of the uppermost `taps` taps, the embedding.
-
-        All taps are kept on disk together, so that a probe and the start of another strategy share one pass.
-        """
-        spec, samples = self.resolved.staged, self.data.of(split)
-        rows = self._features.of(samples, f"features of {_NAMES[split]} images")
-        lower = range(len(spec.stages) - 1)
-        width = sum(feature_widths(spec, tuple(lower)[len(lower) - taps :]))
-        return torch.from_numpy(rows[:, -width:].copy()), torch.from_numpy(labels(samples))
-
-    @cached_property
-    def _features(self) -> Extractor:
-        stages = self.resolved.staged.stages
-        module = PooledTaps(self.model.backbone, make_taps(range(len(stages) - 1), stages))
-        return self._extractor(module, "taps of all stages")
-
-    def _extractor(self, module: nn.Module, name: str, dtype: type[np.floating[Any]] = np.float32) -> Extractor:
-        spec, size, cache = self.resolved.staged, self.resolved.input, self.environment.cache
-        area = size.height * size.width / (spec.input.height * spec.input.width)
-        around = Surroundings(
-            store=self.store,
-            input_spec=size,
-            fabric=self.fabric,
-            cache=FeatureCache(cache / "features", progress=self.progress),
-            engines=cache / "engines",
-            progress=self.progress,
-        )
-        return Extractor(module, name=name, macs=round(spec.macs * area), around=around, dtype=dtype)
-
-    def _fit_head(self, *, taps: int, refit: bool) -> dict[Split, Labelled]:
-        """Puts the best head on pretrained features; logits and labels of the validation images."""
-        spec = self.resolved.staged
-        widths = feature_widths(spec, range(len(spec.stages) - 1))
-        self.model.head.cpu()
-        unseen = fit_head(
-            self.model.head,
-            train=self._features_of("train", taps),
-            val=self._features_of("val", taps) if self.data.of("val") else None,
-            loss=self.resolved.head.spec.loss,
-            seed=self.request.seed,
-            refit=refit,
-            progress=self.progress,
-            widths=widths[-1 - taps :],
-        )
-        self.model.head.to(self.fabric.device)
-        return {"val": unseen} if unseen is not None else {}
 
 
 def _weights(model: TransferModel) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from torch import Tensor
 from zoo.errors import RunError
 from zoo.finetune.checkpoint import Position, load_checkpoint, save_checkpoint
 from zoo.finetune.interrupt import catch_interrupt
+from zoo.finetune.objective import Network, Objective
 from zoo.finetune.plan import Plan
+from zoo.nn.average import MovingAverage, trainable
 from zoo.nn.batches import Source
 from zoo.nn.engine import derive_seed, place
 from zoo.nn.inference import score
-from zoo.nn.model import TransferModel
 from zoo.progress import Progress, Task
 
 _WARMUP = 0.1
@@ -45,12 +47,12 @@ class Training:
 
     def __init__(
         self,
-        model: TransferModel,
+        network: Network,
         *,
         plan: Plan,
         splits_of: Callable[[int], Splits],
         track_test: bool,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        objective: Objective,
         fabric: Fabric,
         seed: int,
         checkpoint: Path,
@@ -62,19 +64,21 @@ class Training:
         `track_test` measures the test split at every evaluation. `checkpoint` is the file that holds the state in
         between.
         """
-        self._model = model
+        self._model = network.model
         self._plan = plan
         self._splits_of = splits_of
         self._track_test = track_test
-        self._loss = loss
+        self._objective = objective
         self._fabric = fabric
         self._seed = seed
         self._checkpoint = checkpoint
         self._checkpoint_seconds = checkpoint_seconds
         self._record = record
         # Groups are made once, of all that will ever be trained; phases only thaw.
-        model.freeze(plan.freeze_stages)
-        self._module, self._optimizer = fabric.setup(model, _make_optimizer(model, plan))
+        self._model.freeze(plan.freeze_stages)
+        self._network, self._optimizer = fabric.setup(network, _make_optimizer(network, plan))
+        self.start = trainable(self._model)
+        self._average = MovingAverage(self._model) if plan.average else None
         self._best: dict[str, Tensor] = {}
         self._phase = -1
         self.splits: Splits
@@ -86,7 +90,10 @@ class Training:
         if saved is None:
             return False
         self.position, tensors, extra = saved
-        self._model.load_state_dict(_with_prefix(tensors, "model."))
+        self._network.module.load_state_dict(_with_prefix(tensors, "network."))
+        self.start = _with_prefix(tensors, "start.")
+        if self._average is not None:
+            self._average.weights = _with_prefix(tensors, "average.")
         self._best = _with_prefix(tensors, "best.")
         state = self._optimizer.state_dict()
         state["state"] = {
@@ -99,7 +106,8 @@ class Training:
     def run(self, progress: Progress) -> None:
         """Trains to the end (or to early stopping) and leaves the best weights in the model.
 
-        Raises InterruptedTrainingError after a Ctrl-C, RunError where the loss is no longer a number.
+        Where the loss is no longer a number, training ends with a remark, or with RunError if there is no validation
+        split to tell which weights were good. Raises InterruptedTrainingError after a Ctrl-C.
         """
         position, total, per_epoch = self.position, self._plan.steps, self._plan.steps_per_epoch
         self._enter_phase()
@@ -114,7 +122,7 @@ class Training:
                 batches = self.splits.train.augmented(self._plan.augment, seed=self._seed, epoch=epoch, start=start)
                 for inputs, labels in batches:
                     self._step(inputs, labels, task)
-                    if self._is_evaluation(position.step):
+                    if not position.diverged and self._is_evaluation(position.step):
                         self._evaluate()
                     now = time.monotonic()
                     position.seconds += now - noted_at
@@ -126,6 +134,11 @@ class Training:
                         raise InterruptedTrainingError
                     if position.stopped:
                         break
+        if position.diverged:
+            progress.say(
+                f"training diverged at step {position.step + 1}: the loss is no number any more; "
+                f"kept the best weights so far (step {position.best_step}); give a lower --lr"
+            )
         if self._best:
             self._model.load_state_dict(self._best)
 
@@ -147,15 +160,20 @@ class Training:
             group["lr"] = group["base_lr"] * factor
         self._model.train()
         torch.manual_seed(derive_seed(self._seed, "step", position.step))  # dropout
-        logits = self._module(place(inputs, self._fabric), self.splits.train.entry)
-        loss = self._loss(logits, labels.to(self._fabric.device))
+        outputs = self._network(place(inputs, self._fabric), self.splits.train.entry)
+        loss = self._objective(outputs, labels.to(self._fabric.device))
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise RunError(f"training diverged: loss {value} at step {position.step + 1}; lower --lr")
+            if not self._best:
+                raise RunError(f"training diverged: loss {value} at step {position.step + 1}; give a lower --lr")
+            position.diverged = position.stopped = True
+            return
         self._fabric.backward(loss)
-        self._fabric.clip_gradients(self._module, self._optimizer, max_norm=_CLIP_NORM)
+        self._fabric.clip_gradients(self._network, self._optimizer, max_norm=_CLIP_NORM, error_if_nonfinite=False)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        if self._average is not None:
+            self._average.update(position.step)
         position.step += 1
         position.loss_sum += value
         position.loss_count += 1
@@ -164,7 +182,17 @@ class Training:
     def _is_evaluation(self, step: int) -> bool:
         return step == self._plan.steps or step % (self._plan.eval_epochs * self._plan.steps_per_epoch) == 0
 
+    def judge(self) -> tuple[float, float]:
+        """How good the model is on the validation split: accuracy, then calibrated loss; larger is better."""
+        assert self.splits.val is not None
+        found = score(self._model, self.splits.val, fabric=self._fabric)
+        return found.accuracy, -found.calibrated_loss
+
     def _evaluate(self) -> None:
+        with self._average.applied() if self._average is not None else nullcontext():
+            self._evaluate_weights()
+
+    def _evaluate_weights(self) -> None:
         position, splits = self.position, self.splits
         row: dict[str, Any] = {
             "event": "evaluation",
@@ -192,7 +220,10 @@ class Training:
 
     def _save(self) -> None:
         state = self._optimizer.state_dict()["state"]
-        tensors = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
+        tensors = {f"network.{name}": tensor for name, tensor in self._network.module.state_dict().items()}
+        tensors |= {f"start.{name}": tensor for name, tensor in self.start.items()}
+        if self._average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self._average.weights.items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self._best.items()}
         for number, values in state.items():
             tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in values.items()}
@@ -200,16 +231,19 @@ class Training:
         save_checkpoint(self._checkpoint, self.position, tensors, {"optimizer": list(state), "precision": precision})
 
 
-def _make_optimizer(model: TransferModel, plan: Plan) -> Any:
-    groups: list[dict[str, Any]] = []
+def _make_optimizer(network: Network, plan: Plan) -> Any:
+    model, groups = network.model, list[dict[str, Any]]()
     parts = [*zip(model.backbone.stages, plan.stage_lrs, strict=True)]
     parts += [(model.backbone.pool, plan.stage_lrs[-1]), (model.head, plan.head_lr)]
+    if network.source_head is not None:
+        parts.append((network.source_head, plan.stage_lrs[-1]))
+    # The penalty for leaving the starting point takes the place of weight decay (Li et al. 2018, section 4).
+    weight_decay = 0.0 if plan.l2_sp else plan.strategy.weight_decay
     for module, lr in parts:
-        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         # Decaying norms and biases only hurts.
-        decayed = [parameter for parameter in trainable if parameter.ndim > 1]
-        plain = [parameter for parameter in trainable if parameter.ndim <= 1]
-        for parameters, decay in ((decayed, plan.strategy.weight_decay), (plain, 0.0)):
+        decayed = [value for value in module.parameters() if value.requires_grad and value.ndim > 1]
+        plain = [value for value in module.parameters() if value.requires_grad and value.ndim <= 1]
+        for parameters, decay in ((decayed, weight_decay), (plain, 0.0)):
             if parameters:
                 groups.append({"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay})
     return torch.optim.AdamW(groups)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from zoo.data.dataset import DataSet
@@ -58,6 +58,13 @@ class Plan:
     stage_lrs: tuple[float, ...]
     head_lr: float
     stages: tuple[StageSpec, ...]
+    average: bool
+    """Evaluate, and keep, moving averages of the weights."""
+    interpolate: bool
+    lr_race: bool
+    l2_sp: float
+    co_tuning: float
+    balance: bool
 
     @property
     def freeze_stages(self) -> int:
@@ -78,6 +85,15 @@ class Plan:
         """The number of the phase that `epoch` belongs to; of the last one for what comes after."""
         ends = itertools.accumulate(phase.epochs for phase in self.phases)
         return next((number for number, end in enumerate(ends) if epoch < end), len(self.phases) - 1)
+
+    def scaled(self, factor: float) -> Plan:
+        """The same plan with all learning rates so many times as large."""
+        return replace(self, stage_lrs=tuple(lr * factor for lr in self.stage_lrs), head_lr=self.head_lr * factor)
+
+    def shortened(self, share: float) -> Plan:
+        """The same plan with only this share of the epochs in each phase, one at least."""
+        phases = tuple(replace(phase, epochs=max(1, round(phase.epochs * share))) for phase in self.phases)
+        return replace(self, phases=phases)
 
     def first_step(self, phase: int) -> int:
         """Steps before the phase of this number."""
@@ -103,10 +119,13 @@ def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInp
     count = len(data.of("train"))
     per_epoch = max(1, math.ceil(count / request.batch_size))
     epochs = (request.epochs or math.ceil(strategy.steps / per_epoch)) if strategy.trains_backbone else 0
+    if request.lr_race and not data.of("val"):
+        raise UsageError("--lr-race: no validation images to judge by; leave it out or give --val-share")
     phases = _phases(request, strategy, spec, epochs)
     frozen = phases[-1].freeze_stages
     scale = request.lr / strategy.lr if request.lr is not None and strategy.lr else 1.0
     last = len(spec.stages) - 1
+    decay = request.layer_decay if request.layer_decay is not None else strategy.layer_decay
     return Plan(
         strategy=strategy,
         phases=phases,
@@ -118,11 +137,17 @@ def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInp
         batch_size=request.batch_size,
         patience=request.patience if request.patience is not None else _PATIENCE,
         stage_lrs=tuple(
-            0.0 if number < frozen else strategy.lr * scale * strategy.layer_decay ** (last - number)
+            0.0 if number < frozen else strategy.lr * scale * decay ** (last - number)
             for number in range(len(spec.stages))
         ),
         head_lr=strategy.head_lr * scale,
         stages=tuple(spec.stages),
+        average=request.average,
+        interpolate=request.interpolate,
+        lr_race=request.lr_race,
+        l2_sp=request.l2_sp,
+        co_tuning=request.co_tuning,
+        balance=request.balance,
     )
 
 

@@ -12,7 +12,7 @@ from zoo.errors import UsageError
 Device = Literal["auto", "cpu", "cuda"]
 AugmentChoice = Literal["auto", "none", "crop", "affine"]
 CacheChoice = Literal["auto", "always", "never"]
-StrategyName = Literal["probe", "partial", "lp-ft", "gradual", "full", "scratch"]
+StrategyName = Literal["probe", "partial", "lp-ft", "gradual", "surgical", "full", "scratch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,20 @@ class FinetuneRequest:
     epochs: int | None = None
     batch_size: int = 32
     lr: float | None = None
+    layer_decay: float | None = None
+    """Each stage learns so many times as fast as the one above it."""
+    l2_sp: float = 0.0
+    """Strength of the penalty for leaving the pretrained weights (L2-SP)."""
+    co_tuning: float = 0.0
+    """Weight of the source task's loss beside that of the target task (Co-Tuning)."""
+    average: bool = False
+    """Evaluate, and keep, moving averages of the weights."""
+    interpolate: bool = False
+    """After training, look for a better model on the line back to its start (WiSE-FT)."""
+    lr_race: bool = False
+    """Try three learning rates for a tenth of the steps each, go on with the best, average what helps (soup)."""
+    balance: bool = False
+    """Treat classes as equally frequent, however many images each has."""
     augment: AugmentChoice = "auto"
     cache: CacheChoice = "auto"
     """Whether activations at the freeze boundary are computed once and kept; `auto`: where that is estimated to pay."""
@@ -68,6 +82,13 @@ class FinetuneRequest:
             raise UsageError(f"--freeze-stages goes with --strategy partial, not {self.strategy!r}")
         if self.strategy == "probe":
             self._refuse_steps()
+        if not 0 < (self.layer_decay or 1.0) <= 1:
+            raise UsageError(f"--layer-decay: {self.layer_decay}; must be in (0, 1]")
+        for name, strength in (("--l2-sp", self.l2_sp), ("--co-tuning", self.co_tuning)):
+            if strength < 0:
+                raise UsageError(f"{name}: {strength}; must be 0 (off) or more")
+            if strength and self.strategy == "scratch":
+                raise UsageError(f"{name}: scratch has no pretrained weights to hold on to; leave it out")
         if self.strategy == "scratch" and self.weights not in (None, "none"):
             raise UsageError(f"--weights {self.weights}: scratch starts from random weights; leave it out")
         if self.strategy != "scratch" and self.weights == "none":
@@ -76,7 +97,15 @@ class FinetuneRequest:
     def _refuse_steps(self) -> None:
         steps = {"--epochs": self.epochs, "--lr": self.lr, "--patience": self.patience}
         asked = [name for name, value in steps.items() if value is not None]
-        if self.augment != "auto":
-            asked.append("--augment")
+        switches = {
+            "--augment": self.augment != "auto",
+            "--layer-decay": self.layer_decay is not None,
+            "--l2-sp": self.l2_sp,
+            "--co-tuning": self.co_tuning,
+            "--average": self.average,
+            "--interpolate": self.interpolate,
+            "--lr-race": self.lr_race,
+        }
+        asked += [name for name, on in switches.items() if on]
         if asked:
             raise UsageError(f"{asked[0]} means nothing to a probe, which takes no training steps; leave it out")

@@ -22,6 +22,8 @@ class Strategy:
     takes_freeze_stages: bool = False
     gradual: bool = False
     """One more stage is thawed per phase, from the top (ULMFiT, Howard and Ruder 2018, section 3.3)."""
+    surgical: bool = False
+    """Each stage learns as fast as its gradients, beside its weights, ask for (Auto-RGN, Lee et al. 2023)."""
     head_from_probe: bool = False
     """Start from the best head on frozen embeddings rather than from a random one (LP-FT, Kumar et al. 2022)."""
     lr: float
@@ -70,6 +72,15 @@ STRATEGIES: dict[StrategyName, Strategy] = {
             lr=3e-4,
             head_lr=3e-4,
             layer_decay=0.8,
+            steps=400,
+        ),
+        Strategy(
+            name="surgical",
+            summary="a probe first, then everything is trained, each stage as fast as its gradients ask for",
+            surgical=True,
+            head_from_probe=True,
+            lr=3e-4,
+            head_lr=3e-4,
             steps=400,
         ),
         Strategy(

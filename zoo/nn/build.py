@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from zoo.artifacts.runs import ModelRecord, RunFolder
 from zoo.catalogue import BackboneEntry, Catalogue, HeadEntry
-from zoo.errors import PluginError, RunError, WeightsError
+from zoo.errors import PluginError, RunError, UsageError, WeightsError
 from zoo.nn.engine import derive_seed
 from zoo.nn.model import TransferModel
 from zoo.nn.surgery import drop_stages
@@ -48,6 +49,20 @@ def build_model(
         module = _call(f"{head.id} cannot be built", head.spec.build, *sizes, record.head_options)
     taps = make_taps(record.taps, spec.stages)
     return TransferModel(backbone=staged, head=module, input_spec=record.input, taps=taps)
+
+
+def build_source_head(backbone: BackboneEntry, weights: Path | None) -> nn.Module:
+    """The pretrained classifier of the source task, from last activations to logits, its weights from a file.
+
+    Raises UsageError where the backbone or its weights come without one.
+    """
+    if weights is not None:
+        native = _call(f"{backbone.id} cannot be built", backbone.spec.build)
+        load_into(native, weights, backbone.id)
+        head = _call(f"{backbone.id} cannot be split", backbone.spec.split, native).source_head
+        if head is not None:
+            return head
+    raise UsageError(f"--co-tuning: {backbone.id} has no classifier of its source task; leave it out")
 
 
 def load_run_model(run: RunFolder, catalogue: Catalogue) -> tuple[TransferModel, ModelRecord]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,10 +65,10 @@ class TransferModel(nn.Module):
                     module.eval()
         return self
 
-    def embed(self, inputs: Tensor, entry: int = 0) -> Tensor:
-        """Features [N, D] of inputs of stage `entry`: of normalised images [N, 3, height, width] for 0.
+    def run(self, inputs: Tensor, entry: int = 0) -> tuple[Any, Tensor]:
+        """The last activation and the features [N, D] of inputs of stage `entry`: of normalised images for 0.
 
-        They are the taps, bottom up, and the embedding.
+        The features are the taps, bottom up, and the embedding.
         """
         boundary = max(entry, self.frozen_stages)
         with torch.no_grad():
@@ -76,11 +76,11 @@ class TransferModel(nn.Module):
         activation, upper = self.backbone.run_taps(activation, self.taps, boundary)
         # Also when everything is frozen: the pool then takes no gradient, but costs next to nothing.
         embedding: Tensor = self.backbone.pool(activation)
-        return torch.cat([*lower, *upper, embedding], 1) if self.taps else embedding
+        return activation, torch.cat([*lower, *upper, embedding], 1) if self.taps else embedding
 
     def forward(self, inputs: Tensor, entry: int = 0) -> Tensor:
         """Logits [N, C] of inputs of stage `entry`: of normalised images [N, 3, height, width] for 0."""
-        return self.classify(self.embed(inputs, entry))
+        return self.classify(self.run(inputs, entry)[1])
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Logits [N, C] of features [N, D]."""

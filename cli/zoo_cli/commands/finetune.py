@@ -33,7 +33,7 @@ def _finetune(
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="PLUGIN/NAME or PLUGIN/NAME@TAG, see `zoo list`.")] = None,
     strategy: Annotated[
-        Literal["probe", "partial", "lp-ft", "gradual", "full", "scratch"],
+        Literal["probe", "partial", "lp-ft", "gradual", "surgical", "full", "scratch"],
         typer.Option(help="What is trained, and from where."),
     ] = "lp-ft",
     weights: Annotated[str | None, typer.Option(help="A tag, a file (.pth, .safetensors), or none.")] = None,
@@ -46,6 +46,19 @@ def _finetune(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 32,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the last stage (AdamW).")] = None,
+    layer_decay: Annotated[float | None, typer.Option(help="Learning rate of a stage beside that of the next.")] = None,
+    l2_sp: Annotated[float, typer.Option("--l2-sp", help="Penalty for leaving the pretrained weights.")] = 0.0,
+    co_tuning: Annotated[float, typer.Option(help="Weight of the source task beside the new one.")] = 0.0,
+    average: Annotated[bool, typer.Option("--average", help="Keep a moving average of the weights.")] = False,
+    interpolate: Annotated[
+        bool, typer.Option("--interpolate", help="Look for a better model between the start and the end (WiSE).")
+    ] = False,
+    lr_race: Annotated[
+        bool, typer.Option("--lr-race", help="Try three learning rates first, and average what helps.")
+    ] = False,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Treat rare classes as if they were as frequent as others.")
+    ] = False,
     augment: Annotated[
         Literal["auto", "none", "crop", "affine"], typer.Option(help="How training images are varied.")
     ] = "auto",
@@ -100,6 +113,13 @@ def _finetune(
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
+            layer_decay=layer_decay,
+            l2_sp=l2_sp,
+            co_tuning=co_tuning,
+            average=average,
+            interpolate=interpolate,
+            lr_race=lr_race,
+            balance=balance,
             augment=augment,
             cache=cache,
             views=views,

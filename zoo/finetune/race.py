@@ -1,0 +1,55 @@
+"""A race of learning rates: each gets a tenth of the training, the best goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from zoo.artifacts.files import write_atomically
+from zoo.artifacts.runs import RunFolder
+from zoo.finetune.loop import Training
+from zoo.finetune.plan import Plan
+from zoo.nn.average import Weights, put, trainable
+from zoo.nn.model import TransferModel
+from zoo.progress import Progress
+
+_FACTORS = (1 / 3, 1.0, 3.0)
+_SHARE = 0.1
+
+Start = Callable[[Plan, Path, Callable[[Mapping[str, Any]], None]], Training]
+"""Makes a training of a plan, with its checkpoint file and what hears of its evaluations."""
+
+
+def race(
+    model: TransferModel, plan: Plan, start: Start, run: RunFolder, progress: Progress
+) -> tuple[Plan, list[Weights]]:
+    """`plan` with the best of three learning rates, and the weights that each came to, best first.
+
+    `model` has the weights all start from, and has them again afterwards. A race that was cut off goes on where it was.
+    """
+    origin, device = trainable(model), str(next(model.parameters()).device)
+    scores, paths = {}, {}
+    for factor in _FACTORS:
+        paths[factor] = run.checkpoint / f"race-{factor:.2g}.safetensors"
+
+        def compete(factor: float = factor) -> tuple[float, float]:
+            unfinished = run.checkpoint / f"race-{factor:.2g}-state.safetensors"
+            training = start(plan.scaled(factor).shortened(_SHARE), unfinished, _unheard)
+            training.restore()
+            training.run(progress)
+            weights = trainable(model)
+            write_atomically(paths[factor], lambda path: save_file(weights, path))
+            unfinished.unlink(missing_ok=True)
+            return training.judge()
+
+        scores[factor] = tuple(run.decide(f"score of learning rate x {factor:.2g}", compete))
+        put(model, origin)
+    order = sorted(_FACTORS, key=scores.__getitem__, reverse=True)
+    return plan.scaled(order[0]), [load_file(paths[factor], device=device) for factor in order]
+
+
+def _unheard(row: Mapping[str, Any]) -> None:
+    """Evaluations of a race are no part of the run's learning curve."""
