@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,7 +148,7 @@ class RunFolder:
         try:
             with np.load(self._predictions, allow_pickle=False) as splits:
                 return dict(splits)
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError, BadZipFile) as error:
             raise RunError(f"cannot read {self._predictions}: {error}; start the run again") from None
 
     def append_metrics(self, values: Mapping[str, Any]) -> None:
