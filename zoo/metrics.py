@@ -89,4 +89,5 @@ def reliability_bins(confidence: NDArray[np.floating[Any]], right: NDArray[np.bo
 
 def calibration_error(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> float:
     """Expected calibration error over 15 equal bins (Guo et al. 2017, eq. 3)."""
-    return sum(bin.n * abs(bin.accuracy - bin.confidence) for bin in reliability_bins(confidence, right)) / len(right)
+    rows = reliability_bins(confidence, right)
+    return sum(row.n * abs(row.accuracy - row.confidence) for row in rows) / len(right)

@@ -146,7 +146,7 @@ class RunFolder:
     def read_predictions(self) -> dict[str, NDArray[np.float32]]:
         """The splits in `predictions.npz`, as `write_predictions` was given them. Raises RunError where damaged."""
         try:
-            with np.load(self._predictions, allow_pickle=False) as splits:
+            with self._predictions.open("rb") as file, np.load(file, allow_pickle=False) as splits:
                 return dict(splits)
         except (OSError, EOFError, ValueError, BadZipFile) as error:
             raise RunError(f"cannot read {self._predictions}: {error}; start the run again") from None

@@ -28,7 +28,7 @@ def accuracy_curves(rows: Sequence[Mapping[str, Any]], best_step: int) -> Markup
     """Accuracy against optimiser steps, from metrics.jsonl; None where none was measured."""
     curves = {
         "validation": (_points(rows, "val_accuracy"), "one"),
-        "test (measured only)": (_points(rows, "test_accuracy"), "two"),
+        "test": (_points(rows, "test_accuracy"), "two"),
     }
     return _curves("Accuracy while training", Axis.share("accuracy"), curves, best_step)
 
@@ -37,7 +37,7 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], best_step: int) -> Markup | N
     """Loss against optimiser steps, from metrics.jsonl; None where none was measured."""
     curves = {
         "validation": (_points(rows, "val_loss"), "one"),
-        "training (augmented)": (_points(rows, "train_loss"), "three"),
+        "training": (_points(rows, "train_loss"), "three"),
     }
     highest = max((value for points, _ in curves.values() for _, value in points), default=0.0)
     return _curves("Loss while training", Axis.up_to("loss", max(highest, 0.1) * 1.05), curves, best_step)
@@ -118,7 +118,11 @@ def confusion_heat_map(held_out: HeldOut) -> Markup:
             svg,
             "rect",
             hint=f"{names[row]} called {names[column]}: {count} of {of[row]} ({percent(share)})",
-            **{"x": x, "y": y, "width": cell, "height": cell, "fill-opacity": 0.08 + 0.92 * share},
+            x=x,
+            y=y,
+            width=cell,
+            height=cell,
+            fill_opacity=0.08 + 0.92 * share,
             class_="right" if row == column else "wrong",
         )
         if len(names) <= _NUMBERED:

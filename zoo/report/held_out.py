@@ -34,12 +34,14 @@ class HeldOut:
     @cached_property
     def predicted(self) -> NDArray[np.int64]:
         """The most probable class [N] of each sample."""
-        return self.probabilities.argmax(1)
+        best: NDArray[np.int64] = self.probabilities.argmax(1)
+        return best
 
     @cached_property
     def confidence(self) -> NDArray[np.float32]:
         """The probability [N] of that class."""
-        return self.probabilities.max(1)
+        highest: NDArray[np.float32] = self.probabilities.max(1)
+        return highest
 
     @cached_property
     def metrics(self) -> dict[str, Any]:

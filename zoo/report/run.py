@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from jinja2 import UndefinedError
+
 from zoo.artifacts.files import write_bytes
 from zoo.artifacts.runs import RunFolder
 from zoo.data.dataset import DataSet
@@ -32,9 +34,10 @@ def report(run_path: Path, out: Path | None = None) -> dict[str, Any]:
     _check_target(out)
     try:
         facts, numbers = _facts(run)
-    except (KeyError, TypeError) as error:
+        page = render(facts)
+    except (KeyError, TypeError, UndefinedError) as error:
         raise RunError(f"records of {run_path} do not fit: {error!r}; start the run again") from None
-    write_bytes(out, render(facts).encode())
+    write_bytes(out, page.encode())
     return {"report": str(out), **numbers}
 
 

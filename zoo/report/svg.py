@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 _WIDTH = 440
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 30, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 20, 30, 42
 _LETTER = 6.3
 """Width of an average letter of a label."""
 
@@ -88,8 +88,8 @@ class Plot:
     def bar(self, low: float, high: float, value: float, style: str, hint: str) -> None:
         """A bar from `low` to `high` along x, as high as `value`."""
         left, top = self._left(low) + 0.75, self._top(value)
-        sizes = {"width": self._left(high) - left - 0.75, "height": self._top(self._y.low) - top}
-        add(self._svg, "rect", hint=hint, x=left, y=top, class_=style, **sizes)
+        width, height = self._left(high) - left - 0.75, self._top(self._y.low) - top
+        add(self._svg, "rect", hint=hint, x=left, y=top, width=width, height=height, class_=style)
 
     def text(self, x: float, y: float, text: str) -> None:
         """A small centred word just above a point."""

@@ -20,6 +20,8 @@ class Transfer:
     split: str
     transfer: LearningCurve
     scratch: LearningCurve
+    test_accuracy: Mapping[str, float | None]
+    """Of the finished models, `transfer` and `scratch`."""
 
     @property
     def level(self) -> float:
@@ -27,13 +29,18 @@ class Transfer:
         return _LEVEL * self.scratch.asymptote
 
     def to_json(self) -> dict[str, Any]:
-        """Start, slope and asymptote of both."""
+        """Start, slope and asymptote of both, and how good the finished models are."""
         curves = {"transfer": self.transfer, "scratch": self.scratch}
         return {
             "split": self.split,
             "level": self.level,
             **{
-                name: {"start": curve.start, "steps_to_level": curve.steps_to(self.level), "asymptote": curve.asymptote}
+                name: {
+                    "start": curve.start,
+                    "steps_to_level": curve.steps_to(self.level),
+                    "asymptote": curve.asymptote,
+                    "test_accuracy": self.test_accuracy[name],
+                }
                 for name, curve in curves.items()
             },
         }
@@ -44,10 +51,12 @@ def read_transfer(run: RunFolder) -> Transfer | None:
     twin = RunFolder(run.path / "scratch")
     if not twin.is_complete:
         return None
+    runs = {"transfer": run, "scratch": twin}
+    test_accuracy = {name: way.read("result")["test_accuracy"] for name, way in runs.items()}
     for key, split in _SPLITS.items():
         transfer, scratch = _curve(run, key), _curve(twin, key)
         if transfer is not None and scratch is not None:
-            return Transfer(split=split, transfer=transfer, scratch=scratch)
+            return Transfer(split=split, transfer=transfer, scratch=scratch, test_accuracy=test_accuracy)
     return None
 
 
