@@ -101,7 +101,8 @@ def confusion_heat_map(held_out: HeldOut) -> Markup:
     """What each class (row) was called (column), shaded by share of the row; words where there is room for them."""
     names, counts = held_out.classes, held_out.confusion
     of = counts.sum(1)
-    space = 100 if len(names) <= _LABELLED else 20
+    longest = min(_NAME, max(map(len, names)))
+    space = 34 + 5.5 * longest if len(names) <= _LABELLED else 20
     cell = min(54, (_MATRIX - space) / len(names))
     side = space + cell * len(names)
     svg = drawing(
@@ -136,7 +137,7 @@ def confusion_heat_map(held_out: HeldOut) -> Markup:
         for number, name in enumerate(names):
             place, short = space + (number + 0.5) * cell, name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
             add(svg, "text", short, hint=name, x=space - 5, y=place + 4, text_anchor="end", style=size)
-            turned = f"translate({place + 4:g} {space - 5}) rotate(-60)"
+            turned = f"translate({place + 4:g} {space - 5:g}) rotate(-60)"
             add(svg, "text", short, hint=name, transform=turned, style=size)
     return markup(svg)
 
