@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -245,6 +248,25 @@ def test_without_a_test_split_validation_speaks_and_says_so(environment: Environ
     assert told["accuracy"] == RunFolder.open(run).read("result")["val_accuracy"]
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "all figures are of validation images, which also chose this model" in page
+
+
+def test_too_few_images_for_validation(dataset: Path, environment: Environment, tmp_path: Path) -> None:
+    request = FinetuneRequest(
+        data=str(dataset), backbone="tiny/glyphnet", shots=3, epochs=1, device="cpu", threads=1, strategy="lp-ft"
+    )
+    finetune(request, tmp_path / "run", environment, Silent())
+    page = _page(tmp_path / "run", tmp_path / "page.html")
+    assert "<title>Loss while training</title>" in page
+    assert "<title>Accuracy while training</title>" not in page
+
+
+def test_nothing_of_torch_is_needed(run: Path, tmp_path: Path) -> None:
+    for name in ("torch", "safetensors", "matplotlib"):
+        (tmp_path / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')")
+    code = f"from pathlib import Path; from zoo.report.run import report; report(Path({str(run)!r}), Path('page.html'))"
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_many_classes(misled: Path, tmp_path: Path) -> None:
