@@ -163,6 +163,22 @@ def test_parameters_are_counted_from_the_weights(twins: Path, environment: Envir
     assert f"{sum(counts):,} of {sum(counts):,} parameters learnt" in page
 
 
+def test_stages_are_thawed_in_turn(dataset: Path, environment: Environment, tmp_path: Path) -> None:
+    request = FinetuneRequest(
+        data=str(dataset), backbone="tiny/glyphnet", strategy="gradual", epochs=4, device="cpu", threads=1
+    )
+    finetune(request, tmp_path / "run", environment, Silent())
+    page = _page(tmp_path / "run", tmp_path / "page.html")
+    # Four stages, one step an epoch.
+    states = re.findall(r"(stage \d)</th><td>([^<]+)</td>", page)
+    assert states == [
+        ("stage 0", "trained from step 3"),
+        ("stage 1", "trained from step 2"),
+        ("stage 2", "trained from step 1"),
+        ("stage 3", "trained"),
+    ]
+
+
 def test_the_command_line_leads_to_the_same_request(twins: Path, tmp_path: Path, zoo: Zoo) -> None:
     page = _page(twins, tmp_path / "page.html")
     words = shlex.split(_command(page))

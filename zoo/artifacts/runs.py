@@ -48,7 +48,7 @@ class ModelRecord:
 
 
 class RunFolder:
-    """One run on disk. `create` makes it, `open` finds it; nothing else writes into it."""
+    """One run on disk. `create` makes it, `open` finds it; nothing else writes its records."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -25,8 +25,11 @@ class Part:
     shape: str
     """Channels and stride of a stage's output; empty for the head."""
     frozen: bool
+    """To the end."""
     lr: float
     """0 where nothing is learnt by steps."""
+    first_step: int = 0
+    """Steps before it was thawed."""
 
 
 def network_parts(plan: Mapping[str, Any], weights: Path) -> list[Part]:
@@ -39,6 +42,7 @@ def network_parts(plan: Mapping[str, Any], weights: Path) -> list[Part]:
             shape=f"{stage['channels']} channels, stride {stage['stride']}",
             frozen=number < plan["freeze_stages"],
             lr=lr,
+            first_step=_first_step(plan, number),
         )
         for number, (stage, lr) in enumerate(zip(plan["stages"], plan["stage_lrs"], strict=True))
     ]
@@ -49,9 +53,16 @@ def network_parts(plan: Mapping[str, Any], weights: Path) -> list[Part]:
         shape="",
         frozen=plan["freeze_stages"] == len(stages),
         lr=plan["stage_lrs"][-1],
+        first_step=_first_step(plan, len(stages) - 1),
     )
     head = Part(name="head", params=params["head"], shape="", frozen=False, lr=plan["head_lr"])
     return [*stages, *([pool] if pool.params else []), head]
+
+
+def _first_step(plan: Mapping[str, Any], stage: int) -> int:
+    """Steps of the phases in which a stage is frozen; of phases before runs had any, none."""
+    phases = [phase for phase in plan.get("phases", ()) if phase["freeze_stages"] > stage]
+    return sum(phase["epochs"] * plan["steps_per_epoch"] for phase in phases)
 
 
 def _count_params(weights: Path) -> Counter[str]:
