@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zoo.metrics import classification_metrics
+from zoo.metrics import classification_metrics, confusion_matrix, reliability_bins
 
 
 def test_known_values() -> None:
@@ -19,5 +19,21 @@ def test_known_values() -> None:
     assert rows["cat"]["precision"] == pytest.approx(2 / 3)
     assert rows["cat"]["recall"] == 1
     assert rows["dog"]["recall"] == 0.5
+    assert rows["dog"]["recall_interval95"] == pytest.approx((0.0945, 0.9055), abs=1e-4)
     # |.9-1|, |.8-1|, |.6-1|, |.7-0|, a bin each.
     assert result["ece"] == pytest.approx((0.1 + 0.2 + 0.4 + 0.7) / 4, abs=1e-6)
+
+
+def test_confusion_counts_rows_of_truth() -> None:
+    found = confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 2, 1, 2]), 3)
+    assert found.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 1]]
+
+
+def test_bins_hold_every_prediction_once() -> None:
+    bins = reliability_bins(np.array([0.0, 0.05, 0.5, 1.0]), np.array([False, True, True, True]))
+    assert [(round(row.low, 2), round(row.high, 2), row.n, row.right) for row in bins] == [
+        (0.0, 0.07, 2, 1),
+        (0.47, 0.53, 1, 1),
+        (0.93, 1.0, 1, 1),
+    ]
+    assert bins[0].confidence == pytest.approx(0.025)

@@ -43,7 +43,19 @@ def test_the_tour(shared: Path, tmp_path: Path, zoo: Callable[..., Any], cache: 
             (photos / split / shape).rename(photos / split / flower)
     commands = [line.removeprefix("$ zoo ").split() for line in "".join(_blocks("console")).splitlines()]
     assert [words[0] for words in commands] == [
-        *("list", "show", "finetune", "finetune", "evaluate", "export", "predict", "evaluate", "bench", "serve")
+        *(
+            "list",
+            "show",
+            "finetune",
+            "finetune",
+            "evaluate",
+            "report",
+            "export",
+            "predict",
+            "evaluate",
+            "bench",
+            "serve",
+        )
     ]
     weights = ("--weights", real_weights(shared, "mobilenet_v2"))  # there may be no network to fetch them from
     for words in commands[:-1]:

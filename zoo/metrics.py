@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,20 +16,22 @@ _BINS = 15
 def classification_metrics(
     probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Accuracy with its interval, calibration error, and precision and recall per class.
+    """Accuracy with its interval, calibration error, and precision and recall per class, with theirs.
 
     `probabilities` is [N, C], `labels` [N]; N is at least 1.
     """
     predicted = probabilities.argmax(1)
     right = predicted == labels
+    matrix = confusion_matrix(labels, predicted, len(classes))
     per_class = {}
     for number, name in enumerate(classes):
-        called, are = predicted == number, labels == number
-        hits = int((called & are).sum())
+        hits, called, are = (int(n) for n in (matrix[number, number], matrix[:, number].sum(), matrix[number].sum()))
         per_class[name] = {
-            "precision": hits / int(called.sum()) if called.any() else None,
-            "recall": hits / int(are.sum()) if are.any() else None,
-            "n": int(are.sum()),
+            "precision": hits / called if called else None,
+            "precision_interval95": wilson_interval(hits, called) if called else None,
+            "recall": hits / are if are else None,
+            "recall_interval95": wilson_interval(hits, are) if are else None,
+            "n": are,
         }
     return {
         "accuracy": float(right.mean()),
@@ -39,6 +42,11 @@ def classification_metrics(
     }
 
 
+def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """How many images of each class (row) were called which class (column): counts [classes, classes]."""
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
 def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     """The 95 % score interval of a proportion (Wilson 1927); unlike mean +- 2 se it holds near 0 and 1."""
     share = successes / n
@@ -47,12 +55,39 @@ def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float,
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReliabilityBin:
+    """The predictions whose confidence lies between `low` and `high`: how sure they were, how often right."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    """Their mean confidence."""
+    right: int
+
+    @property
+    def accuracy(self) -> float:
+        """The share of them that was right."""
+        return self.right / self.n
+
+
+def reliability_bins(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> list[ReliabilityBin]:
+    """The predictions in 15 equal bins of confidence, without the empty ones (Guo et al. 2017, section 2)."""
+    numbers = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    return [
+        ReliabilityBin(
+            low=number / _BINS,
+            high=(number + 1) / _BINS,
+            n=int((numbers == number).sum()),
+            confidence=float(confidence[numbers == number].mean()),
+            right=int(right[numbers == number].sum()),
+        )
+        for number in sorted(set(numbers.tolist()))
+    ]
+
+
 def calibration_error(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> float:
     """Expected calibration error over 15 equal bins (Guo et al. 2017, eq. 3)."""
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    error = 0.0
-    for number in range(_BINS):
-        inside = bins == number
-        if inside.any():
-            error += float(inside.mean()) * abs(float(right[inside].mean()) - float(confidence[inside].mean()))
-    return error
+    rows = reliability_bins(confidence, right)
+    return sum(row.n * abs(row.accuracy - row.confidence) for row in rows) / len(right)

@@ -20,6 +20,7 @@ from zoo_cli.commands import (
     predict,
     quickstart,
     registry,
+    report,
     serve,
     show,
 )
@@ -48,7 +49,7 @@ def _root(
     del version
 
 
-for module in (quickstart, list_, show, plugins, finetune, evaluate, export, predict, bench, serve, registry):
+for module in (quickstart, list_, show, plugins, finetune, evaluate, report, export, predict, bench, serve, registry):
     module.add_to(app)
 
 

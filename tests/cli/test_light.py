@@ -73,6 +73,7 @@ def test_every_command_explains_itself(zoo: Callable[..., subprocess.CompletedPr
         "plugins check",
         "finetune",
         "evaluate",
+        "report",
         "export",
         "predict",
         "bench",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ class ModelRecord:
 
 
 class RunFolder:
-    """One run on disk. `create` makes it, `open` finds it; nothing else writes into it."""
+    """One run on disk. `create` makes it, `open` finds it; nothing else writes its records."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -161,9 +162,9 @@ class RunFolder:
     def read_predictions(self) -> dict[str, NDArray[np.float32]]:
         """The splits in `predictions.npz`, as `write_predictions` was given them. Raises RunError where damaged."""
         try:
-            with np.load(self._predictions, allow_pickle=False) as splits:
+            with self._predictions.open("rb") as file, np.load(file, allow_pickle=False) as splits:
                 return dict(splits)
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError, BadZipFile) as error:
             raise RunError(f"cannot read {self._predictions}: {error}; start the run again") from None
 
     def append_metrics(self, values: Mapping[str, Any]) -> None:

@@ -1,0 +1,30 @@
+"""The command line that a run's request came from."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+from zoo.finetune.request import FinetuneRequest
+
+
+def command_line(request: Mapping[str, Any]) -> str:
+    """`zoo finetune ...` with the options of `request` (as in request.json) that differ from their defaults.
+
+    One option to a line, as a shell takes it.
+    """
+    defaults: dict[str, Any] = {
+        field.name: None if field.default is MISSING else field.default for field in fields(FinetuneRequest)
+    }
+    options = {name: value for name, value in request.items() if name not in ("data", "head_options")}
+    lines = [["zoo", "finetune", request["data"]]]
+    for name, value in {**options, **request["head_options"]}.items():
+        if value == defaults.get(name) or value is False:
+            continue
+        line = [f"--{name.replace('_', '-')}"]
+        if value is not True:
+            line.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
+        lines.append(line)
+    return " \\\n  ".join(map(shlex.join, lines))

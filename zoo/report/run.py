@@ -1,0 +1,97 @@
+"""From the records of a finished run to its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import UndefinedError
+
+from zoo.artifacts.files import write_bytes
+from zoo.artifacts.runs import RunFolder
+from zoo.data.dataset import DataSet
+from zoo.errors import RunError, UsageError
+from zoo.metrics import reliability_bins
+from zoo.report import charts
+from zoo.report.held_out import read_held_out
+from zoo.report.mistakes import confident_mistakes
+from zoo.report.page import GENERATOR, render
+from zoo.report.parts import network_parts
+from zoo.report.reproduce import command_line
+from zoo.report.transfer import read_transfer
+
+_PAIRS = 10
+
+
+def report(run_path: Path, out: Path | None = None) -> dict[str, Any]:
+    """Writes the report of a finished run to `out` (`report.html` in the run folder) and gives its main numbers.
+
+    All of it is read from the records; no model is run, and of the images only the mistakes shown are opened. Raises
+    RunError for a run that is unfinished or damaged, UsageError where `out` is not a report's.
+    """
+    run = RunFolder.open_complete(run_path)
+    out = out or run.path / "report.html"
+    _check_target(out)
+    try:
+        facts, numbers = _facts(run)
+        page = render(facts)
+    except (KeyError, TypeError, UndefinedError) as error:
+        raise RunError(f"records of {run_path} do not fit: {error!r}; start the run again") from None
+    write_bytes(out, page.encode())
+    return {"report": str(out), **numbers}
+
+
+def _facts(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the page shows, and its main numbers."""
+    request, result, environment = run.read("request"), run.read("result"), run.read("environment")
+    dataset = run.read("dataset")
+    data, model, rows = DataSet.from_json(dataset), run.read_model(), run.read_metrics()
+    held_out, transfer = read_held_out(run, data), read_transfer(run)
+    metrics = held_out.metrics
+    bins = reliability_bins(held_out.confidence, held_out.predicted == held_out.truth)
+    comparison = transfer.to_json() if transfer else None
+    facts = {
+        "request": request["request"],
+        "model": model,
+        "result": result,
+        "plan": result["plan"],
+        "environment": {name: value for name, value in environment.items() if name != "schema"},
+        "data": data,
+        "fingerprint": dataset["fingerprint"],
+        "counts": data.counts(),
+        "held_out": held_out,
+        "metrics": metrics,
+        # Classes without images have no recall; they come last.
+        "per_class": sorted(metrics["per_class"].items(), key=lambda row: (row[1]["n"] == 0, row[1]["recall"] or 0)),
+        "comparison": comparison,
+        "parts": network_parts(result["plan"], run.weights),
+        "mistakes": confident_mistakes(held_out, data),
+        "pairs": held_out.most_confused(_PAIRS),
+        "wrong": int((held_out.predicted != held_out.truth).sum()),
+        "command": command_line(request["request"]),
+        "charts": {
+            "accuracy": charts.accuracy_curves(rows, result["best_step"]),
+            "loss": charts.loss_curves(rows, result["best_step"]),
+            "transfer": charts.transfer_curves(transfer) if transfer else None,
+            "reliability": charts.reliability_diagram(bins, metrics["ece"]),
+            "confidence": charts.confidence_counts(bins),
+            "confusion": charts.confusion_heat_map(held_out),
+        },
+    }
+    numbers = {
+        "split": held_out.split,
+        **{name: metrics[name] for name in ("accuracy", "interval95", "ece", "n")},
+        "strategy": result["strategy"],
+        "backbone": result["backbone"],
+        "transfer": comparison,
+        "seconds": result["seconds"],
+    }
+    return facts, numbers
+
+
+def _check_target(out: Path) -> None:
+    """Refuses to overwrite what is not a report."""
+    if not out.parent.is_dir():
+        raise UsageError(f"no such folder: {out.parent}; make it first")
+    if out.exists() and not (out.is_file() and GENERATOR.encode() in out.read_bytes()):
+        raise UsageError(f"already there and not a report: {out}; choose another -o")
