@@ -27,7 +27,7 @@ def _request(dataset: Path, **options: Any) -> FinetuneRequest:
     return FinetuneRequest(**common | steps | options)
 
 
-@pytest.mark.parametrize("strategy", ["probe", "partial", "lp-ft", "gradual", "full", "scratch"])
+@pytest.mark.parametrize("strategy", ["probe", "partial", "lp-ft", "gradual", "surgical", "full", "scratch"])
 def test_strategy_runs_and_is_deterministic(
     strategy: Any, dataset: Path, environment: Environment, tmp_path: Path
 ) -> None:
@@ -66,7 +66,8 @@ def test_dry_run_names_what_is_trained_and_writes_nothing(
     dataset: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    plan, groups, _ = dry_run(_request(dataset, strategy="partial", freeze_stages=2), environment, Silent())
+    found = dry_run(_request(dataset, strategy="partial", freeze_stages=2), environment, Silent())
+    plan, groups = found.plan, found.groups
     assert [group.frozen for group in groups] == [True, True, False, False, False]
     assert [group.lr > 0 for group in groups] == [False, False, True, True, True]
     assert sum(group.params for group in groups[:-1]) == 336_448

@@ -17,7 +17,7 @@ from helpers import without_seconds
 from zoo.artifacts.runs import RunFolder
 
 EPOCHS = "16"
-STRATEGIES = ("probe", "partial", "lp-ft", "gradual", "full", "scratch")
+STRATEGIES = ("probe", "partial", "lp-ft", "gradual", "surgical", "full", "scratch")
 
 
 def _arguments(dataset: Path, strategy: str, out: Path) -> list[str]:

@@ -59,6 +59,7 @@ class RunFolder:
         self.path = path
         self.weights = path / "weights.safetensors"
         self.checkpoint = path / "checkpoint"
+        self.scratch = path / "scratch"
         self._metrics = path / "metrics.jsonl"
         self._predictions = path / "predictions.npz"
 

@@ -20,5 +20,6 @@ def tell_plugins(plugins: Sequence[Plugin], run: Path, event: str, values: Mappi
             continue
         try:
             plugin.hooks.zoo_run_event(run=run, event=event, values=numbers)
-        except Exception:
-            _log.warning("plugin %s failed at event %s", plugin.name, event, exc_info=True)
+        except Exception as error:
+            _log.warning("plugin %s failed at event %s: %s: %s", plugin.name, event, type(error).__name__, error)
+            _log.debug("traceback", exc_info=True)

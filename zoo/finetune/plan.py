@@ -115,6 +115,7 @@ class Plan:
 
 def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInput, data: DataSet) -> Plan:
     """The plan of a request. Raises UsageError where its options do not fit the backbone."""
+    assert request.strategy != "auto"  # settled before there is a plan
     strategy = STRATEGIES[request.strategy]
     count = len(data.of("train"))
     per_epoch = max(1, math.ceil(count / request.batch_size))

@@ -12,7 +12,7 @@ from zoo.errors import UsageError
 Device = Literal["auto", "cpu", "cuda"]
 AugmentChoice = Literal["auto", "none", "crop", "affine"]
 CacheChoice = Literal["auto", "always", "never"]
-StrategyName = Literal["probe", "partial", "lp-ft", "gradual", "surgical", "full", "scratch"]
+StrategyName = Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "full", "scratch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class FinetuneRequest:
     """A tag, a file, or `none` (only for `scratch`)."""
     head: str = "linear"
     head_options: Mapping[str, Any] = field(default_factory=dict)
-    strategy: StrategyName = "lp-ft"
+    strategy: StrategyName = "auto"
     freeze_stages: int | None = None
     drop_stages: int = 0
     """Stages to take off the end of the backbone."""
@@ -63,6 +63,8 @@ class FinetuneRequest:
     on_bad_sample: OnBadSample = "fail"
     track_test: bool = False
     """Measure the test split during training too, for learning curves; nothing is ever chosen by it."""
+    compare_scratch: bool = False
+    """Train the same architecture from random weights beside it, into the folder `scratch` of the run."""
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
@@ -80,8 +82,8 @@ class FinetuneRequest:
             raise UsageError(f"--val-share: {self.val_share}; must be in [0, 1)")
         if self.freeze_stages is not None and self.strategy != "partial":
             raise UsageError(f"--freeze-stages goes with --strategy partial, not {self.strategy!r}")
-        if self.strategy == "probe":
-            self._refuse_steps()
+        if self.strategy == "probe" and (given := self.training_options()):
+            raise UsageError(f"{given[0]} means nothing to a probe, which takes no training steps; leave it out")
         if not 0 < (self.layer_decay or 1.0) <= 1:
             raise UsageError(f"--layer-decay: {self.layer_decay}; must be in (0, 1]")
         for name, strength in (("--l2-sp", self.l2_sp), ("--co-tuning", self.co_tuning)):
@@ -94,18 +96,44 @@ class FinetuneRequest:
         if self.strategy != "scratch" and self.weights == "none":
             raise UsageError(f"--weights none: {self.strategy!r} needs pretrained weights; use --strategy scratch")
 
-    def _refuse_steps(self) -> None:
-        steps = {"--epochs": self.epochs, "--lr": self.lr, "--patience": self.patience}
-        asked = [name for name, value in steps.items() if value is not None]
-        switches = {
+    def scratch_twin(self) -> FinetuneRequest:
+        """The request that trains the same architecture on the same images from random weights."""
+        return FinetuneRequest(
+            data=self.data,
+            backbone=self.backbone,
+            head=self.head,
+            head_options=self.head_options,
+            strategy="scratch",
+            drop_stages=self.drop_stages,
+            input_size=self.input_size,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            augment=self.augment,
+            balance=self.balance,
+            shots=self.shots,
+            val_share=self.val_share,
+            seed=self.seed,
+            device=self.device,
+            threads=self.threads,
+            on_bad_sample=self.on_bad_sample,
+            track_test=self.track_test,
+            checkpoint_seconds=self.checkpoint_seconds,
+        )
+
+    def training_options(self) -> list[str]:
+        """The options given that only mean something where steps are trained."""
+        given = {
+            "--epochs": self.epochs is not None,
+            "--lr": self.lr is not None,
+            "--patience": self.patience is not None,
             "--augment": self.augment != "auto",
+            "--cache": self.cache != "auto",
+            "--views": self.views is not None,
             "--layer-decay": self.layer_decay is not None,
-            "--l2-sp": self.l2_sp,
-            "--co-tuning": self.co_tuning,
+            "--l2-sp": self.l2_sp > 0,
+            "--co-tuning": self.co_tuning > 0,
             "--average": self.average,
             "--interpolate": self.interpolate,
             "--lr-race": self.lr_race,
         }
-        asked += [name for name, on in switches.items() if on]
-        if asked:
-            raise UsageError(f"{asked[0]} means nothing to a probe, which takes no training steps; leave it out")
+        return [name for name, is_given in given.items() if is_given]

@@ -78,7 +78,7 @@ def resolve(request: FinetuneRequest, environment: Environment) -> Resolved:
             raise UsageError(f"unknown option of head {head.id}: {option!r}; {hint}")
     spec: WeightsSpec | None = None
     path: Path | None = None
-    if STRATEGIES[request.strategy].pretrained:
+    if request.strategy == "auto" or STRATEGIES[request.strategy].pretrained:
         if request.weights is not None and _is_file(request.weights):
             path = Path(request.weights)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from zoo.data.dataset import DataSet
 from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore, check_images
 from zoo.errors import DataError, RunError
+from zoo.finetune.auto import settle
 from zoo.finetune.job import Job
 from zoo.finetune.plan import Group, Plan, make_plan
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment, Resolved, head_options, resolve
+from zoo.nn.backbone import Backbone
 from zoo.nn.build import build_model
 from zoo.nn.engine import make_fabric
 from zoo.nn.model import TransferModel
@@ -26,24 +28,37 @@ from zoo.progress import Progress
 from zoo.runtime.threads import available_threads
 
 
-def dry_run(
-    request: FinetuneRequest, environment: Environment, progress: Progress
-) -> tuple[Plan, list[Group], DataSet]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """What `finetune` would do."""
+
+    plan: Plan
+    why: str
+    """Why this strategy."""
+    groups: list[Group]
+    data: DataSet
+
+
+def dry_run(request: FinetuneRequest, environment: Environment, progress: Progress) -> DryRun:
     """What `finetune` would train, part by part, without training or writing anything."""
     resolved = resolve(request, environment)
     data = _open(request, environment, progress)
+    request, why = _settle(request, data, resolved)
     plan = make_plan(request, resolved.staged, resolved.input, data)
     model = _build(request, resolved, resolved.record(data.classes, head_options(resolved, request)))
-    return plan, plan.groups([_params(stage) for stage in model.backbone.stages], _params(model.head)), data
+    groups = plan.groups(_stage_params(model.backbone), _params(model.head))
+    return DryRun(plan=plan, why=why, groups=groups, data=data)
 
 
 def finetune(request: FinetuneRequest, out: Path, environment: Environment, progress: Progress) -> dict[str, Any]:
     """Trains as asked into the new run folder `out` and gives its result record.
 
-    Raises the errors of `zoo.errors`; after InterruptedTrainingError (Ctrl-C) `resume` goes on.
+    With `compare_scratch` that of the twin is in it under `scratch`. Raises the errors of `zoo.errors`; after
+    InterruptedTrainingError (Ctrl-C) `resume` goes on.
     """
     resolved = resolve(request, environment)
     data = _open(request, environment, progress)
+    request, why = _settle(request, data, resolved)
     record = resolved.record(data.classes, head_options(resolved, request))
     # Everything that can be refused is refused before the folder exists, and what is quick to tell comes first.
     make_plan(request, resolved.staged, resolved.input, data)
@@ -56,7 +71,8 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     run.write("environment", _versions())
     run.write("dataset", {**data.to_json(), "skipped": skipped})
     run.write_model(asdict(request), record)
-    return Job(
+    progress.say(f"strategy {request.strategy}: {run.decide('why this strategy', lambda: why)}")
+    job = Job(
         request=request,
         resolved=resolved,
         data=data,
@@ -68,7 +84,8 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
         environment=environment,
         progress=progress,
         run=run,
-    ).finish()
+    )
+    return _with_twin(job.finish(), request, run, environment, progress)
 
 
 def resume(out: Path, environment: Environment, progress: Progress) -> dict[str, Any]:
@@ -78,19 +95,19 @@ def resume(out: Path, environment: Environment, progress: Progress) -> dict[str,
     is no run.
     """
     run = RunFolder.open(out)
-    if run.is_complete:
-        return run.read("result")
     try:
         request = FinetuneRequest(**run.read("request")["request"])
         data = DataSet.from_json(run.read("dataset"))
     except (KeyError, TypeError) as error:
         raise RunError(f"records of {out} do not fit: {error}; start the run again") from None
+    if run.is_complete:
+        return _with_twin(run.read("result"), request, run, environment, progress)
     record = run.read_model()
     resolved = resolve(request, environment)
     if resolved.record(data.classes, head_options(resolved, request)).weights_sha256 != record.weights_sha256:
         raise RunError(f"pretrained weights have changed since {out} began; start a new run")
     _check_unchanged(data, progress)
-    return Job(
+    job = Job(
         request=request,
         resolved=resolved,
         data=data,
@@ -101,7 +118,27 @@ def resume(out: Path, environment: Environment, progress: Progress) -> dict[str,
         environment=environment,
         progress=progress,
         run=run,
-    ).finish()
+    )
+    return _with_twin(job.finish(), request, run, environment, progress)
+
+
+def _with_twin(
+    result: dict[str, Any], request: FinetuneRequest, run: RunFolder, environment: Environment, progress: Progress
+) -> dict[str, Any]:
+    """The result, with that of the same architecture from random weights where the request asks to compare."""
+    if not request.compare_scratch:
+        return result
+    begun = (run.scratch / "request.json").is_file()
+    twin = (
+        resume(run.scratch, environment, progress)
+        if begun
+        else finetune(request.scratch_twin(), run.scratch, environment, progress)
+    )
+    return {**result, "scratch": twin}
+
+
+def _settle(request: FinetuneRequest, data: DataSet, resolved: Resolved) -> tuple[FinetuneRequest, str]:
+    return settle(request, data, lambda: _stage_params(resolved.staged.split(resolved.backbone.spec.build())))
 
 
 def _open(request: FinetuneRequest, environment: Environment, progress: Progress) -> DataSet:
@@ -126,6 +163,10 @@ def _check_unchanged(data: DataSet, progress: Progress) -> None:
             if not path.is_file() or sha256_file(path) != sample.sha256:
                 raise DataError(f"data has changed since the run began: {path}; restore it or start a new run")
             task.advance()
+
+
+def _stage_params(backbone: Backbone) -> list[int]:
+    return [_params(stage) for stage in backbone.stages]
 
 
 def _params(module: Any) -> int:

@@ -48,7 +48,7 @@ class Transfer:
 
 def read_transfer(run: RunFolder) -> Transfer | None:
     """The run beside the complete run in its folder `scratch`; None where there is none, or no curve of both."""
-    twin = RunFolder(run.path / "scratch")
+    twin = RunFolder(run.scratch)
     if not twin.is_complete:
         return None
     runs = {"transfer": run, "scratch": twin}

@@ -33,9 +33,9 @@ def _finetune(
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="PLUGIN/NAME or PLUGIN/NAME@TAG, see `zoo list`.")] = None,
     strategy: Annotated[
-        Literal["probe", "partial", "lp-ft", "gradual", "surgical", "full", "scratch"],
+        Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "full", "scratch"],
         typer.Option(help="What is trained, and from where."),
-    ] = "lp-ft",
+    ] = "auto",
     weights: Annotated[str | None, typer.Option(help="A tag, a file (.pth, .safetensors), or none.")] = None,
     head: Annotated[str, typer.Option(help="The task head, see `zoo list heads`.")] = "linear",
     hidden: Annotated[str | None, typer.Option(help="Widths of hidden layers, e.g. 512,128 (head mlp).")] = None,
@@ -76,6 +76,9 @@ def _finetune(
     on_bad_sample: OnBadSample = "fail",
     track_test: Annotated[
         bool, typer.Option("--track-test", help="Also measure the test split during training (never to choose).")
+    ] = False,
+    compare_scratch: Annotated[
+        bool, typer.Option("--compare-scratch", help="Also train the same architecture from scratch, see zoo report.")
     ] = False,
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Seconds between checkpoints.")] = 30,
     folder: Annotated[Path | None, typer.Option("--out", help="The new run folder (default: runs/<name>).")] = None,
@@ -131,6 +134,7 @@ def _finetune(
             threads=threads,
             on_bad_sample=on_bad_sample,
             track_test=track_test,
+            compare_scratch=compare_scratch,
             checkpoint_seconds=checkpoint_seconds,
         )
         if dry_run:
@@ -153,6 +157,11 @@ def _finetune(
             f"test accuracy {percent(result['test_accuracy'])}, validation {percent(result['val_accuracy'])}, "
             f"{result['steps']} steps in {result['seconds']:.1f} s"
         )
+        if "scratch" in result:
+            out.line(
+                f"from scratch: test accuracy {percent(result['scratch']['test_accuracy'])}; see the curves with "
+                f"`zoo report {result['run']}`"
+            )
         out.line(f"run: {result['run']}   next: zoo export {result['run']}")
 
     out.result(result, words)
@@ -178,11 +187,13 @@ def _fresh_folder(request: FinetuneRequest) -> Path:
 def _show_plan(out: Output, request: FinetuneRequest) -> None:
     from zoo.finetune.run import dry_run
 
-    plan, groups, data = dry_run(request, environment(), out.progress)
+    found = dry_run(request, environment(), out.progress)
+    plan, groups, data = found.plan, found.groups, found.data
 
     def words() -> None:
         counts = ", ".join(f"{number} {split}" for split, number in sorted(data.counts().items()))
         out.line(f"{plan.strategy.name}: {plan.strategy.summary}")
+        out.line(f"why: {found.why}")
         out.line(f"{len(data.classes)} classes, {counts}; input {plan.input.height} x {plan.input.width}")
         out.table(
             ["part", "state", "parameters", "learning rate"],
@@ -206,4 +217,12 @@ def _show_plan(out: Output, request: FinetuneRequest) -> None:
         else:
             out.line("no training steps: the head is computed from embeddings of one pass over the images")
 
-    out.result({"plan": plan.to_json(), "groups": [asdict(group) for group in groups], "counts": data.counts()}, words)
+    out.result(
+        {
+            "plan": plan.to_json(),
+            "why": found.why,
+            "groups": [asdict(group) for group in groups],
+            "counts": data.counts(),
+        },
+        words,
+    )

@@ -1,0 +1,43 @@
+"""Which strategy suits the data, where the user leaves that open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from zoo.data.dataset import DataSet
+from zoo.finetune.plan import SMALL_DATA
+from zoo.finetune.request import FinetuneRequest
+
+_FEW_PER_CLASS = 10
+_GENERIC_SHARE = 0.05
+
+
+def settle(
+    request: FinetuneRequest, data: DataSet, stage_params: Callable[[], Sequence[int]]
+) -> tuple[FinetuneRequest, str]:
+    """The request with `auto` replaced by a strategy, and why; a request that names one comes back as it is.
+
+    Few images per class cannot teach a backbone anything: a probe. Otherwise everything is trained from the head of a
+    probe, except that of small data the lower stages, which hold few parameters and the most general features (Yosinski
+    et al. 2014), stay as they are: they take most of the time, and what is frozen is computed once. `stage_params`
+    gives the parameters of each stage.
+    """
+    if request.strategy != "auto":
+        return request, "asked for"
+    train = data.of("train")
+    per_class = len(train) / len(data.classes)
+    if per_class < _FEW_PER_CLASS and not request.training_options():
+        return replace(request, strategy="probe"), f"{per_class:.0f} images per class are too few to train a backbone"
+    if len(train) >= SMALL_DATA:
+        return replace(request, strategy="lp-ft"), f"{len(train)} images are enough to train the whole backbone"
+    params = stage_params()
+    frozen = sum(total <= _GENERIC_SHARE * sum(params) for total in accumulate(params))
+    if frozen == 0:
+        return replace(request, strategy="lp-ft"), f"{per_class:.0f} images per class are enough to train a backbone"
+    why = (
+        f"{per_class:.0f} images per class are enough to train a backbone; the first {frozen} stages hold "
+        f"{sum(params[:frozen]) / sum(params):.1%} of its parameters and stay as they are"
+    )
+    return replace(request, strategy="partial", freeze_stages=frozen), why
