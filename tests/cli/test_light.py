@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "lightning_fabric", "onnxruntime", "sklearn", "matplotlib", "PIL")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "lightning_fabric",
+    "onnxruntime",
+    "sklearn",
+    "matplotlib",
+    "PIL",
+    "tensorboard",
+    "mlflow",
+)
 
 
 def _loaded(code: str, tmp_path: Path) -> str:
@@ -25,7 +35,7 @@ def _loaded(code: str, tmp_path: Path) -> str:
     [
         "import zoo",
         "import zoo_cli.app",
-        "import zoo_torchvision, zoo_heads, zoo_tiny",
+        "import zoo_torchvision, zoo_heads, zoo_tiny, zoo_tensorboard, zoo_mlflow",
         "from zoo.catalogue import Catalogue; Catalogue.installed().backbones",
     ],
 )

@@ -45,6 +45,11 @@ class Plugin:
         """Distribution and version, as in `zoo_typo 1.0`."""
         return f"{self.distribution} {self.version}".strip()
 
+    @property
+    def follows_runs(self) -> bool:
+        """Whether it is told what happens in runs, as a tracker is."""
+        return self.status == "ok" and bool(self.hooks.zoo_run_event.get_hookimpls())
+
 
 def load_plugins(only: Collection[str] | None = None) -> list[Plugin]:
     """Every plugin of the environment, sorted by name, broken ones included.

@@ -31,6 +31,7 @@ def _list(out: Output) -> None:
             "error": plugin.error,
             "backbones": len(plugin.backbones),
             "heads": len(plugin.heads),
+            "follows_runs": plugin.follows_runs,
         }
         for plugin in catalogue().plugins
     ]
@@ -43,7 +44,9 @@ def _list(out: Output) -> None:
                     row["status"],
                     row["name"],
                     f"{row['distribution']} {row['version']}",
-                    row["error"] or f"{row['backbones']} backbones, {row['heads']} heads",
+                    row["error"]
+                    or f"{row['backbones']} backbones, {row['heads']} heads"
+                    + (", follows runs" if row["follows_runs"] else ""),
                 )
                 for row in rows
             ],
