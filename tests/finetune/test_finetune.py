@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,13 @@ from helpers import make_folder, real_weights
 
 from zoo.artifacts.runs import RunFolder
 from zoo.errors import UsageError
+from zoo.evaluate import evaluate
+from zoo.export.run import export
+from zoo.finetune import job
 from zoo.finetune.curves import LearningCurve
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
-from zoo.finetune.run import dry_run, finetune
+from zoo.finetune.run import dry_run, finetune, resume
 from zoo.nn.build import build_model, load_run_model
 from zoo.nn.model import state_digest
 from zoo.nn.weights import fetch_weights
@@ -162,3 +168,63 @@ def test_predictions_of_held_out_images_are_kept(run: Path) -> None:
         labels = [sample["label"] for sample in folder.read("dataset")["samples"] if sample["split"] == split]
         assert kept[split].sum(1) == pytest.approx(1)
         assert (kept[split].argmax(1) == labels).mean() == pytest.approx(result[f"{split}_accuracy"])
+
+
+def test_a_rate_far_too_high_is_told_and_keeps_the_best(
+    dataset: Path, tmp_path: Path, zoo: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    options = ("--backbone", "tiny/glyphnet", "--strategy", "lp-ft", "--lr", "1e9", "--device", "cpu", "--json")
+    done = zoo("finetune", dataset, *options, "--out", tmp_path / "wild")
+    assert done.returncode == 0, done.stderr
+    assert "training diverged at step" in done.stderr
+    result = json.loads(done.stdout)
+    assert (result["diverged"], result["best_step"]) == (True, 0)
+    assert result["test_accuracy"] > 0.7  # the probe it started from
+    blind = zoo("finetune", dataset, *options, "--val-share", "0", "--out", tmp_path / "blind")
+    assert (blind.returncode, blind.stdout.count("diverged")) == (7, 1)
+
+
+def test_the_twin_has_the_same_images_and_goes_on_after_a_cut(
+    dataset: Path, environment: Environment, tmp_path: Path
+) -> None:
+    request = _request(dataset, strategy="lp-ft", compare_scratch=True)
+    result = finetune(request, tmp_path / "run", environment, Silent())
+    twin = RunFolder.open_complete(tmp_path / "run" / "scratch")
+    assert result["scratch"] == twin.read("result")
+    assert twin.read("result")["strategy"] == "scratch"
+    assert twin.read("dataset")["samples"] == RunFolder.open(tmp_path / "run").read("dataset")["samples"]
+    (tmp_path / "run" / "scratch" / "result.json").unlink()
+    again = resume(tmp_path / "run", environment, Silent())
+    assert again["scratch"]["weights_sha256"] == result["scratch"]["weights_sha256"]
+
+
+@pytest.mark.parametrize("strategy", ["probe", "lp-ft"])
+def test_a_backbone_without_its_last_stages_trains_and_exports(
+    strategy: str, dataset: Path, environment: Environment, tmp_path: Path
+) -> None:
+    finetune(_request(dataset, strategy=strategy, drop_stages=2), tmp_path / "run", environment, Silent())
+    model, record = load_run_model(RunFolder.open(tmp_path / "run"), environment.catalogue)
+    assert (len(model.backbone.stages), record.drop_stages) == (2, 2)
+    parity = export(tmp_path / "run", tmp_path / "m.onnx", catalogue=environment.catalogue, progress=Silent())["parity"]
+    assert parity["max_abs"] < 1e-4
+    with pytest.raises(UsageError, match="one must stay"):
+        finetune(_request(dataset, strategy=strategy, drop_stages=4), tmp_path / "none", environment, Silent())
+
+
+def test_a_probe_that_sees_lower_stages_exports(
+    dataset: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "choose_taps", lambda *_, **__: 2)
+    finetune(_request(dataset, strategy="probe"), tmp_path / "run", environment, Silent())
+    assert RunFolder.open(tmp_path / "run").read_model().taps == (1, 2)
+    parity = export(tmp_path / "run", tmp_path / "m.onnx", catalogue=environment.catalogue, progress=Silent())["parity"]
+    assert parity["max_abs"] < 1e-4
+    found = evaluate(
+        tmp_path / "m.onnx",
+        str(dataset),
+        split="test",
+        catalogue=environment.catalogue,
+        cache=tmp_path,
+        progress=Silent(),
+    )
+    assert found["accuracy"] == RunFolder.open(tmp_path / "run").read("result")["test_accuracy"]

@@ -19,11 +19,20 @@ from zoo.artifacts.runs import RunFolder
 EPOCHS = "16"
 STRATEGIES = ("probe", "partial", "lp-ft", "gradual", "surgical", "full", "scratch")
 
+EVERYTHING = {
+    "probe": (),
+    "partial": ("--cache", "always", "--views", "3", "--average"),
+    "lp-ft": ("--lr-race", "--interpolate", "--average", "--l2-sp", "0.01"),
+    "gradual": ("--cache", "always", "--co-tuning", "1"),
+    "surgical": ("--balance", "--layer-decay", "0.5"),
+}
+
 
 def _arguments(dataset: Path, strategy: str, out: Path) -> list[str]:
     steps = () if strategy == "probe" else ("--epochs", EPOCHS, "--patience", "0")
     return [
         *("finetune", str(dataset), "--backbone", "tiny/glyphnet", "--strategy", strategy, *steps),
+        *EVERYTHING.get(strategy, ()),
         *("--batch-size", "8", "--device", "cpu", "--threads", "1", "--hidden", "16"),
         *("--dropout", "0.3", "--checkpoint-seconds", "0.1", "--out", str(out), "--quiet"),
     ]

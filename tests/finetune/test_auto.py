@@ -1,0 +1,44 @@
+"""Which strategy suits the data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zoo.data.dataset import DataSet, Sample
+from zoo.finetune.auto import settle
+from zoo.finetune.request import FinetuneRequest
+
+PARAMS = (10, 20, 300, 2000)
+
+
+def _data(per_class: int) -> DataSet:
+    samples = tuple(
+        Sample(file=f"{label}/{number}.png", label=label, split="train", sha256="0" * 64)
+        for label in range(2)
+        for number in range(per_class)
+    )
+    return DataSet(source="x", root=Path("x"), classes=("a", "b"), samples=samples)
+
+
+@pytest.mark.parametrize(
+    ("per_class", "options", "params", "strategy", "frozen"),
+    [
+        (9, {}, PARAMS, "probe", None),
+        (9, {"epochs": 3}, PARAMS, "partial", 2),  # training was asked for
+        (10, {}, PARAMS, "partial", 2),
+        (10, {}, (300, 10, 20), "lp-ft", None),  # the lowest stage is most of the network
+        (2500, {}, PARAMS, "lp-ft", None),
+        (2, {"strategy": "full"}, PARAMS, "full", None),
+    ],
+)
+def test_the_choice(
+    per_class: int, options: dict[str, Any], params: tuple[int, ...], strategy: str, frozen: int | None
+) -> None:
+    request = FinetuneRequest(data="x", backbone="y", **options)
+    settled, why = settle(request, _data(per_class), lambda: params)
+    assert settled == replace(request, strategy=strategy, freeze_stages=frozen)  # type: ignore[arg-type]
+    assert why
