@@ -36,15 +36,20 @@ class Position:
     """The loss was no number at the step after these."""
 
 
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes `tensors` (name -> tensor, on any device, in any layout) as one safetensors file, atomically."""
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(copies, temporary, metadata=metadata))
+
+
 def save_checkpoint(path: Path, position: Position, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
     """Writes `tensors` (name -> tensor) and the position as one safetensors file, atomically.
 
     `extra` is what else must survive, as JSON values. Raises RunError where the disk is full or the folder read-only.
     """
     metadata = {"position": json.dumps(asdict(position)), "extra": json.dumps(dict(extra))}
-    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        write_atomically(path, lambda temporary: save_file(copies, temporary, metadata=metadata))
+        save_tensors(path, tensors, metadata)
     except Exception as error:  # safetensors wraps the operating system's error in its own
         raise RunError(f"cannot write the checkpoint: {path} ({error}); free space, then --resume") from None
 

@@ -12,15 +12,14 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import save_file
 from torch import nn
 
-from zoo.artifacts.files import sha256_file, write_atomically
+from zoo.artifacts.files import sha256_file
 from zoo.artifacts.runs import RunFolder
 from zoo.data.dataset import DataSet, Split
 from zoo.data.store import ImageStore, labels
 from zoo.errors import ZooError
-from zoo.finetune.checkpoint import Position
+from zoo.finetune.checkpoint import Position, save_tensors
 from zoo.finetune.events import tell_plugins
 from zoo.finetune.loop import Splits, Training
 from zoo.finetune.objective import Network, Objective, Relation, SourceLogits, StartingPoint
@@ -94,7 +93,7 @@ class Job:
         run.write_predictions(
             {split: (found / temperature).softmax(1).numpy() for split, (found, _) in outcome.held_out.items()}
         )
-        write_atomically(run.weights, lambda path: save_file(_weights(model), path))
+        save_tensors(run.weights, model.state_dict())
         position = outcome.position
         result = {
             "run": str(run.path),
@@ -279,7 +278,3 @@ class Job:
                     f"frozen stage {number} of {self.resolved.backbone.id} changed in training; "
                     "report this as a bug of Zoo"
                 )
-
-
-def _weights(model: TransferModel) -> dict[str, Any]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

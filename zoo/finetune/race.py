@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from zoo.artifacts.files import write_atomically
 from zoo.artifacts.runs import RunFolder
+from zoo.finetune.checkpoint import save_tensors
 from zoo.finetune.loop import Training
 from zoo.finetune.plan import Plan
 from zoo.nn.average import Weights, put, trainable
@@ -40,8 +40,7 @@ def race(
             training = start(plan.scaled(factor).shortened(_SHARE), unfinished, _unheard)
             training.restore()
             training.run(progress)
-            weights = trainable(model)
-            write_atomically(paths[factor], lambda path: save_file(weights, path))
+            save_tensors(paths[factor], trainable(model))
             unfinished.unlink(missing_ok=True)
             return training.judge()
 
