@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -51,12 +52,20 @@ def cpu_engine(
         faster = times.get("onnxruntime_ms", float("inf")) < times["torch_ms"]
         write_json(folder / "choice.json", {**key, **times, "engine": "onnxruntime" if faster else "torch"})
 
-    with progress.task("preparing the fastest engine", 1) as task:
-        folder = folder_once(root / sha256_json(key), prepare)
-        task.advance()
-    if read_json(folder / "choice.json")["engine"] == "torch":
-        return in_torch
-    return _session(folder / "module.onnx")
+    def open_prepared() -> Callable[[Tensor], Tensor]:
+        with progress.task("preparing the fastest engine", 1) as task:
+            folder = folder_once(root / sha256_json(key), prepare)
+            task.advance()
+        if read_json(folder / "choice.json")["engine"] == "torch":
+            return in_torch
+        return _session(folder / "module.onnx")
+
+    try:
+        return open_prepared()
+    except (ModelError, OSError, ValueError, KeyError) as error:
+        progress.say(f"the prepared engine is damaged, preparing it again: {root / sha256_json(key)} ({error})")
+        shutil.rmtree(root / sha256_json(key), ignore_errors=True)
+        return open_prepared()
 
 
 def _session(path: Path) -> Callable[[Tensor], Tensor]:

@@ -83,13 +83,14 @@ class Batches:
         for number, indices in shuffled(len(self.samples), len(self), seed=seed, epoch=epoch, start=start):
             rows = [self.samples[int(index)] for index in indices]
             randomness = generator(seed, "augment", epoch, number)
-            if policy == "crop":
-                images = [augment_image(self._raw(sample), self._preprocess.spec, randomness) for sample in rows]
-                pixels = torch.stack(images)
-            else:
+            if policy in ("none", "affine"):
                 pixels = torch.stack([self._plain_pixels(sample) for sample in rows])
                 if policy == "affine":
                     pixels = warp_batch(pixels, randomness)
+            else:
+                spec = self._preprocess.spec
+                images = [augment_image(self._raw(sample), spec, policy, randomness) for sample in rows]
+                pixels = torch.stack(images)
             yield self._preprocess.normalise(pixels), _labels(rows)
 
     def _raw(self, sample: Sample) -> Tensor:
@@ -119,8 +120,8 @@ def shuffled(samples: int, batches: int, *, seed: int, epoch: int, start: int) -
 def view_pixels(image: Tensor, view: View, preprocess: Preprocess, key: str) -> Tensor:
     """Float pixels [3, height, width] of a uint8 image [H, W, 3] in one view; `key` stands for the image."""
     randomness = generator(view.seed, "view", view.number, key)
-    if view.policy == "crop":
-        return augment_image(image, preprocess.spec, randomness)
+    if view.policy not in ("none", "affine"):
+        return augment_image(image, preprocess.spec, view.policy, randomness)
     pixels = preprocess.resize_and_crop(image[None])
     return (warp_batch(pixels, randomness) if view.policy == "affine" else pixels)[0]
 
