@@ -52,14 +52,13 @@ def test_warp_keeps_shape_range_and_centre() -> None:
 
 
 def test_every_operation_keeps_shape_and_kind_and_does_something() -> None:
-    image = torch.from_numpy(draw("rings", 0, (48, 48))).permute(2, 0, 1)
+    image = torch.randint(40, 200, (3, 48, 48), dtype=torch.uint8, generator=generator("pixels"))
     changed = []
     for operation in OPERATIONS:
         for strength in (-1.0, -0.4, 0.0, 0.7, 1.0):
             found = operation(image, strength)
             assert (found.shape, found.dtype) == (image.shape, torch.uint8)
         changed.append(not torch.equal(operation(image, 0.7), image))
-    assert changed[0] is False
-    assert sum(changed) >= len(OPERATIONS) - 2  # drawn shapes may have full contrast already
+    assert changed == [False] + [True] * (len(OPERATIONS) - 1)
     first, again = (trivial_augment(image, generator("t", 3)) for _ in range(2))
     assert torch.equal(first, again)

@@ -15,8 +15,8 @@ from zoo.specs import ImageInput
 
 Augment = Literal["none", "gentle", "crop", "trivial", "affine"]
 """`gentle` and `crop`: random resized crops of 60 % or 35 % of the area and more, mirrored where the input allows;
-`trivial`: such a crop of 35 %, then TrivialAugment; `affine`: shift, turn, scale, shear. Never a flip for `affine`: it is
-for glyphs and other images with a right way round."""
+`trivial`: such a crop of 35 %, then TrivialAugment; `affine`: shift, turn, scale, shear. Never a flip for `affine`: it
+is for glyphs and other images with a right way round."""
 
 _CROP_AREA: dict[Augment, float] = {"gentle": 0.6, "crop": 0.35, "trivial": 0.35}
 _CROP_RATIO = (3 / 4, 4 / 3)
