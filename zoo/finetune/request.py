@@ -48,6 +48,8 @@ class FinetuneRequest:
     """Try three learning rates for a tenth of the steps each, go on with the best, average what helps (soup)."""
     balance: bool = False
     """Treat classes as equally frequent, however many images each has."""
+    trials: int | None = None
+    """Train so many times, each with other settings where these are left open, and keep the best on validation."""
     augment: AugmentChoice = "auto"
     mirror: bool | None = None
     """Whether a mirrored image keeps its meaning; as the backbone's weights say when None."""
@@ -76,6 +78,7 @@ class FinetuneRequest:
             "--lr": self.lr,
             "--threads": self.threads,
             "--views": self.views,
+            "--trials": self.trials,
         }
         for name, value in positive.items():
             if value is not None and value <= 0:
@@ -138,5 +141,6 @@ class FinetuneRequest:
             "--average": self.average,
             "--interpolate": self.interpolate,
             "--lr-race": self.lr_race,
+            "--trials": self.trials is not None,
         }
         return [name for name, is_given in given.items() if is_given]

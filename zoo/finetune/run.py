@@ -61,7 +61,11 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     request, why = _settle(request, data, resolved)
     record = resolved.record(data.classes, head_options(resolved, request))
     # Everything that can be refused is refused before the folder exists, and what is quick to tell comes first.
-    make_plan(request, resolved.staged, resolved.input, data)
+    plan = make_plan(request, resolved.staged, resolved.input, data)
+    if request.trials is not None:
+        from zoo.finetune.space import search_space  # here, since Optuna takes its time to load
+
+        search_space(request, resolved, plan)
     fabric = make_fabric(request.device, request.threads or available_threads())
     model = _build(request, resolved, record)
     store = ImageStore(data)
@@ -85,7 +89,7 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
         progress=progress,
         run=run,
     )
-    return _with_twin(job.finish(), request, run, environment, progress)
+    return _with_twin(_train(job), request, run, environment, progress)
 
 
 def resume(out: Path, environment: Environment, progress: Progress) -> dict[str, Any]:
@@ -119,7 +123,16 @@ def resume(out: Path, environment: Environment, progress: Progress) -> dict[str,
         progress=progress,
         run=run,
     )
-    return _with_twin(job.finish(), request, run, environment, progress)
+    return _with_twin(_train(job), request, run, environment, progress)
+
+
+def _train(job: Job) -> dict[str, Any]:
+    """The result of a job, or of the best of the trials it asks for."""
+    if job.request.trials is None:
+        return job.finish()
+    from zoo.finetune.search import search
+
+    return search(job)
 
 
 def _with_twin(
