@@ -33,6 +33,9 @@ class FinetuneRequest:
     input_size: int | None = None
     epochs: int | None = None
     batch_size: int = 32
+    """Images per step, on each device."""
+    devices: int = 1
+    """Processes that train together, each on a GPU of its own or all on the CPU."""
     lr: float | None = None
     layer_decay: float | None = None
     """Each stage learns so many times as fast as the one above it."""
@@ -71,6 +74,7 @@ class FinetuneRequest:
         positive = {
             "--epochs": self.epochs,
             "--batch-size": self.batch_size,
+            "--devices": self.devices,
             "--lr": self.lr,
             "--threads": self.threads,
             "--views": self.views,
@@ -108,6 +112,7 @@ class FinetuneRequest:
             input_size=self.input_size,
             epochs=self.epochs,
             batch_size=self.batch_size,
+            devices=self.devices,
             augment=self.augment,
             balance=self.balance,
             shots=self.shots,
@@ -124,6 +129,7 @@ class FinetuneRequest:
         """The options given that only mean something where steps are trained."""
         given = {
             "--epochs": self.epochs is not None,
+            "--devices": self.devices > 1,
             "--lr": self.lr is not None,
             "--patience": self.patience is not None,
             "--augment": self.augment != "auto",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -45,10 +46,10 @@ def augment_image(image: Tensor, spec: ImageInput, randomness: torch.Generator) 
     return cut.flip(-1) if spec.mirror and draws[4] < 0.5 else cut
 
 
-def warp_batch(pixels: Tensor, randomness: torch.Generator) -> Tensor:
-    """Float pixels [N, 3, H, W], each image turned, scaled, sheared and shifted a little at random."""
+def warp_batch(pixels: Tensor, randomness: Sequence[torch.Generator]) -> Tensor:
+    """Float pixels [N, 3, H, W], each image turned, scaled, sheared and shifted a little at random of its own."""
     count = len(pixels)
-    draws = torch.rand(count, 6, generator=randomness) * 2 - 1
+    draws = torch.stack([torch.rand(6, generator=own) for own in randomness]) * 2 - 1
     turn, shear = draws[:, 0] * _TURN, draws[:, 1] * _SHEAR
     scale_x, scale_y = 1 + draws[:, 2] * _SCALE, 1 + draws[:, 3] * _SCALE
     cos, sin = turn.cos(), turn.sin()
