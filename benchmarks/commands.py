@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 
-def finetune(words: Sequence[str], cache: Path) -> tuple[dict[str, Any], float]:
-    """The result of `zoo finetune` on the CPU and the seconds the whole command took, its caches in `cache`."""
+def finetune(words: Sequence[str], cache: Path, *, out: Path | None = None) -> tuple[dict[str, Any], float]:
+    """The result of `zoo finetune` on the CPU and the seconds the whole command took, its caches in `cache`.
+
+    The run is kept where `out` says.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "zoo_cli", "finetune", *words, "--device", "cpu", "--out", f"{folder}/run"]
+        run = out or Path(folder) / "run"
+        command = [sys.executable, "-m", "zoo_cli", "finetune", *words, "--device", "cpu", "--out", str(run)]
         print("$ zoo", *command[3:], file=sys.stderr)
         environ = {**os.environ, "ZOO_CACHE": str(cache)}
         began = time.perf_counter()

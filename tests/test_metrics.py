@@ -20,6 +20,8 @@ def test_known_values() -> None:
     assert rows["cat"]["recall"] == 1
     assert rows["dog"]["recall"] == 0.5
     assert rows["dog"]["recall_interval95"] == pytest.approx((0.0945, 0.9055), abs=1e-4)
+    assert result["balanced_accuracy"] == 0.75
+    assert result["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
     # |.9-1|, |.8-1|, |.6-1|, |.7-0|, a bin each.
     assert result["ece"] == pytest.approx((0.1 + 0.2 + 0.4 + 0.7) / 4, abs=1e-6)
 

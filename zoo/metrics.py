@@ -23,18 +23,21 @@ def classification_metrics(
     predicted = probabilities.argmax(1)
     right = predicted == labels
     matrix = confusion_matrix(labels, predicted, len(classes))
+    hits, called, are = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
     per_class = {}
-    for number, name in enumerate(classes):
-        hits, called, are = (int(n) for n in (matrix[number, number], matrix[:, number].sum(), matrix[number].sum()))
+    for name, hit, guess, member in zip(classes, hits.tolist(), called.tolist(), are.tolist(), strict=True):
         per_class[name] = {
-            "precision": hits / called if called else None,
-            "precision_interval95": wilson_interval(hits, called) if called else None,
-            "recall": hits / are if are else None,
-            "recall_interval95": wilson_interval(hits, are) if are else None,
-            "n": are,
+            "precision": hit / guess if guess else None,
+            "precision_interval95": wilson_interval(hit, guess) if guess else None,
+            "recall": hit / member if member else None,
+            "recall_interval95": wilson_interval(hit, member) if member else None,
+            "n": member,
         }
+    present = are > 0
     return {
         "accuracy": float(right.mean()),
+        "balanced_accuracy": float((hits / are.clip(1))[present].mean()),
+        "macro_f1": float((2 * hits / (called + are).clip(1))[present].mean()),
         "n": len(labels),
         "interval95": wilson_interval(int(right.sum()), len(labels)),
         "ece": calibration_error(probabilities.max(1), right),

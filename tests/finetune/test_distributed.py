@@ -95,7 +95,7 @@ def test_what_is_wrong_from_the_beginning_is_told_before_any_process_starts(
     assert refused.stderr.startswith(f"error: --devices 3: {run.path} began with 2")
 
 
-@pytest.mark.parametrize("policy", ["none", "affine", "crop"])
+@pytest.mark.parametrize("policy", ["none", "affine", "trivial"])
 def test_shares_together_are_the_batch(policy: Augment, dataset: Path, tmp_path: Path) -> None:
     data = open_dataset(str(dataset), cache=tmp_path, progress=Silent())
     size = ImageInput(height=32, width=32)

@@ -17,7 +17,7 @@ import torch
 from zoo.data.dataset import DataSet
 from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore
-from zoo.finetune import extract
+from zoo.finetune import engines, extract
 from zoo.finetune.cache import FeatureCache
 from zoo.finetune.extract import Extractor, Surroundings
 from zoo.finetune.resolve import Environment
@@ -89,6 +89,26 @@ def test_onnxruntime_gives_what_torch_gives(
     choice = json.loads(next(tmp_path.glob("engines/*/choice.json")).read_text())
     assert choice["engine"] == ("onnxruntime" if choice["onnxruntime_ms"] < choice["torch_ms"] else "torch")
     np.testing.assert_allclose(found, live, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("file", ["module.onnx", "choice.json"])
+def test_a_damaged_engine_is_prepared_again(
+    file: str,
+    make: Callable[..., tuple[Extractor, Listening]],
+    data: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(extract, "WORTH_MACS", 0)
+    monkeypatch.setattr(engines, "_milliseconds", lambda function, _: 1.0 if "in_torch" in str(function) else 0.5)
+    first = make()[0].of(data.samples, "images").copy()
+    for path in _arrays(tmp_path):
+        path.unlink()
+    prepared = next(tmp_path.glob(f"engines/*/{file}"))
+    prepared.write_bytes(prepared.read_bytes()[: prepared.stat().st_size // 2])
+    extractor, listening = make()
+    assert np.array_equal(first, extractor.of(data.samples, "images"))
+    assert [message for message in listening.said if "engine is damaged" in message]
 
 
 def test_the_second_time_comes_from_disk(make: Callable[..., tuple[Extractor, Listening]], data: DataSet) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from helpers import draw
 
 from zoo.nn.augment import augment_image, warp_batch
 from zoo.nn.engine import generator
+from zoo.nn.trivial import OPERATIONS, trivial_augment
 from zoo.specs import ImageInput
 
 
-def test_same_randomness_same_image() -> None:
+@pytest.mark.parametrize("policy", ["gentle", "crop", "trivial"])
+def test_same_randomness_same_image(policy: Any) -> None:
     image = torch.from_numpy(draw("rings", 0, (60, 80)))
     spec = ImageInput(height=32, width=32)
-    first, again, other = (augment_image(image, spec, generator("test", seed)) for seed in (0, 0, 1))
+    first, again, other = (augment_image(image, spec, policy, generator("test", seed)) for seed in (0, 0, 1))
     assert first.shape == (3, 32, 32)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -26,7 +31,7 @@ def test_mirror_only_where_allowed() -> None:
         mirror: [
             bool((cut[0, :, -1] > cut[0, :, 0]).all())
             for cut in (
-                augment_image(ramp, ImageInput(height=32, width=32, mirror=mirror), generator(seed))
+                augment_image(ramp, ImageInput(height=32, width=32, mirror=mirror), "crop", generator(seed))
                 for seed in range(20)
             )
         ]
@@ -44,3 +49,16 @@ def test_warp_keeps_shape_range_and_centre() -> None:
     assert -1e-3 <= warped.min() <= warped.max() <= 255.001
     assert (warped[:, :, 16, 16] > 128).all()  # a shift of a tenth does not lose the middle
     assert not torch.equal(warped, pixels)
+
+
+def test_every_operation_keeps_shape_and_kind_and_does_something() -> None:
+    image = torch.randint(40, 200, (3, 48, 48), dtype=torch.uint8, generator=generator("pixels"))
+    changed = []
+    for operation in OPERATIONS:
+        for strength in (-1.0, -0.4, 0.0, 0.7, 1.0):
+            found = operation(image, strength)
+            assert (found.shape, found.dtype) == (image.shape, torch.uint8)
+        changed.append(not torch.equal(operation(image, 0.7), image))
+    assert changed == [False] + [True] * (len(OPERATIONS) - 1)
+    first, again = (trivial_augment(image, generator("t", 3)) for _ in range(2))
+    assert torch.equal(first, again)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from zoo.artifacts.files import folder_once, read_json, sha256_json, write_json
 from zoo.errors import ModelError
-from zoo.nn.onnx_graph import export_graph
+from zoo.nn.onnx_graph import write_traced
 from zoo.progress import Progress
 from zoo.runtime.session import open_session
 
@@ -22,6 +23,7 @@ WORTH_MACS = 100e9
 """Below this much work in all, torch is done before another engine has been prepared."""
 _INPUT, _OUTPUT = "images", "features"
 _REPEATS = 5
+_TOLERANCE = 1e-4
 
 
 def cpu_engine(
@@ -38,25 +40,34 @@ def cpu_engine(
             features: Tensor = module(images.contiguous(memory_format=torch.channels_last))
             return features
 
-    key = {"schema": 1, "weights": digest, "input": list(example.shape), **_versions()}
+    key = {"schema": 2, "weights": digest, "input": list(example.shape), **_versions()}
 
     def prepare(folder: Path) -> None:
         path = folder / "module.onnx"
         times: dict[str, Any] = {"torch_ms": _milliseconds(in_torch, example)}
         try:
-            path.write_bytes(export_graph(module, example, inputs=_INPUT, outputs=_OUTPUT).SerializeToString())
+            write_traced(module, example, path, inputs=_INPUT, outputs=_OUTPUT)
             times["onnxruntime_ms"] = _milliseconds(_session(path), example)
+            _check_same(_session(path)(example), in_torch(example))
         except ModelError as error:
             times["why_not"] = str(error)
-        faster = times.get("onnxruntime_ms", float("inf")) < times["torch_ms"]
+        faster = "why_not" not in times and times["onnxruntime_ms"] < times["torch_ms"]
         write_json(folder / "choice.json", {**key, **times, "engine": "onnxruntime" if faster else "torch"})
 
-    with progress.task("preparing the fastest engine", 1) as task:
-        folder = folder_once(root / sha256_json(key), prepare)
-        task.advance()
-    if read_json(folder / "choice.json")["engine"] == "torch":
-        return in_torch
-    return _session(folder / "module.onnx")
+    def open_prepared() -> Callable[[Tensor], Tensor]:
+        with progress.task("preparing the fastest engine", 1) as task:
+            folder = folder_once(root / sha256_json(key), prepare)
+            task.advance()
+        if read_json(folder / "choice.json")["engine"] == "torch":
+            return in_torch
+        return _session(folder / "module.onnx")
+
+    try:
+        return open_prepared()
+    except (ModelError, OSError, ValueError, KeyError) as error:
+        progress.say(f"the prepared engine is damaged, preparing it again: {root / sha256_json(key)} ({error})")
+        shutil.rmtree(root / sha256_json(key), ignore_errors=True)
+        return open_prepared()
 
 
 def _session(path: Path) -> Callable[[Tensor], Tensor]:
@@ -68,6 +79,12 @@ def _session(path: Path) -> Callable[[Tensor], Tensor]:
         return torch.cat([torch.from_numpy(row) for row in rows])
 
     return run
+
+
+def _check_same(found: Tensor, expected: Tensor) -> None:
+    difference = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    if not difference <= _TOLERANCE:
+        raise ModelError(f"ONNX Runtime differs from torch: by {difference:.1e} of the largest value")
 
 
 def _milliseconds(function: Callable[[Tensor], Tensor], example: Tensor) -> float:

@@ -133,7 +133,8 @@ class Extractor:
     def _engine(self, count: int) -> Callable[[Tensor], Tensor]:
         if self._around.fabric.device.type == "cpu" and count * self._macs >= WORTH_MACS:
             spec = self._preprocess.spec
-            example = torch.zeros(1, spec.channels, spec.height, spec.width)
+            # Random, so that a wrong engine would show.
+            example = torch.randn(1, spec.channels, spec.height, spec.width, generator=generator("example"))
             return cpu_engine(
                 self._module,
                 example,

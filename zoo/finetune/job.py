@@ -10,8 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import nn
 
 from zoo.artifacts.files import sha256_file
@@ -29,6 +31,7 @@ from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment, Resolved
 from zoo.finetune.sources import Sources
 from zoo.finetune.surgical import relative_gradients
+from zoo.metrics import calibration_error
 from zoo.nn.average import Weights, greedy_soup, interpolate
 from zoo.nn.batches import Source
 from zoo.nn.build import build_source_head
@@ -96,9 +99,10 @@ class Job:
         temperature = model.temperature.cpu()
         if not self.fabric.is_global_zero:
             return {}
-        run.write_predictions(
-            {split: (found / temperature).softmax(1).numpy() for split, (found, _) in outcome.held_out.items()}
-        )
+        probabilities: dict[str, NDArray[np.float32]] = {
+            split: (found / temperature).softmax(1).numpy() for split, (found, _) in outcome.held_out.items()
+        }
+        run.write_predictions(probabilities)
         save_tensors(run.weights, model.state_dict())
         position = outcome.position
         result = {
@@ -107,6 +111,11 @@ class Job:
             "backbone": self.resolved.backbone.id,
             "val_accuracy": val.accuracy if val else None,
             "test_accuracy": test.accuracy if test else None,
+            "test_ece": calibration_error(
+                probabilities["test"].max(1), probabilities["test"].argmax(1) == outcome.held_out["test"][1].numpy()
+            )
+            if test
+            else None,
             "epochs": position.step / plan.steps_per_epoch,
             "steps": position.step,
             "best_step": position.best_step if val else position.step,

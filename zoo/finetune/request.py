@@ -10,7 +10,7 @@ from zoo.data.store import OnBadSample
 from zoo.errors import UsageError
 
 Device = Literal["auto", "cpu", "cuda"]
-AugmentChoice = Literal["auto", "none", "crop", "affine"]
+AugmentChoice = Literal["auto", "none", "gentle", "crop", "trivial", "affine"]
 CacheChoice = Literal["auto", "always", "never"]
 StrategyName = Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "full", "scratch"]
 
@@ -52,6 +52,8 @@ class FinetuneRequest:
     balance: bool = False
     """Treat classes as equally frequent, however many images each has."""
     augment: AugmentChoice = "auto"
+    mirror: bool | None = None
+    """Whether a mirrored image keeps its meaning; as the backbone's weights say when None."""
     cache: CacheChoice = "auto"
     """Whether activations at the freeze boundary are computed once and kept; `auto`: where that is estimated to pay."""
     views: int | None = None
@@ -114,6 +116,7 @@ class FinetuneRequest:
             batch_size=self.batch_size,
             devices=self.devices,
             augment=self.augment,
+            mirror=self.mirror,
             balance=self.balance,
             shots=self.shots,
             val_share=self.val_share,

@@ -85,6 +85,8 @@ def resolve(request: FinetuneRequest, environment: Environment) -> Resolved:
             spec = _find_set(backbone, tagged, request.weights)
             path = fetch_weights(spec, environment.cache, environment.mirror)
     input_spec = spec.input if spec else backbone.spec.input
+    if request.mirror is not None:
+        input_spec = replace(input_spec, mirror=request.mirror)
     return Resolved(
         backbone=backbone,
         head=head,

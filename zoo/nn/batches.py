@@ -113,15 +113,16 @@ class Batches:
             rows = [self.samples[index] for index in indices]
             # Each image has its own, so that it looks the same whatever batch or share of one it is in.
             randomness = [generator(seed, "augment", epoch, index) for index in indices]
-            if policy == "crop":
-                spec = self._preprocess.spec
-                pixels = torch.stack(
-                    [augment_image(self._raw(row), spec, own) for row, own in zip(rows, randomness, strict=True)]
-                )
-            else:
+            if policy in ("none", "affine"):
                 pixels = torch.stack([self._plain_pixels(sample) for sample in rows])
                 if policy == "affine":
                     pixels = warp_batch(pixels, randomness)
+            else:
+                spec = self._preprocess.spec
+                images = map(self._raw, rows)
+                pixels = torch.stack(
+                    [augment_image(image, spec, policy, own) for image, own in zip(images, randomness, strict=True)]
+                )
             yield self._preprocess.normalise(pixels), _labels(rows)
 
     def _raw(self, sample: Sample) -> Tensor:
@@ -157,8 +158,8 @@ def batch_length(source: Source, number: int) -> int:
 def view_pixels(image: Tensor, view: View, preprocess: Preprocess, key: str) -> Tensor:
     """Float pixels [3, height, width] of a uint8 image [H, W, 3] in one view; `key` stands for the image."""
     randomness = generator(view.seed, "view", view.number, key)
-    if view.policy == "crop":
-        return augment_image(image, preprocess.spec, randomness)
+    if view.policy not in ("none", "affine"):
+        return augment_image(image, preprocess.spec, view.policy, randomness)
     pixels = preprocess.resize_and_crop(image[None])
     return (warp_batch(pixels, [randomness]) if view.policy == "affine" else pixels)[0]
 

@@ -65,20 +65,19 @@ def fit_linear(
         return (labelled[0].double() - mean) / scale, labelled[1]
 
     seen, held_out = scaled(train), scaled(val) if val is not None else None
-    unseen = _unseen_logits(seen, held_out, classes, seed)
+    trial = _trial(seen, held_out, classes, seed)
     task.advance(1, "strength of regularisation")
-    l2, temperature = L2_UNTOLD, 1.0
-    if unseen is not None:
-        logits, truth = unseen
+    l2, temperature, unseen, start = L2_UNTOLD, 1.0, None, None
+    if trial is not None:
         # The plain loss chooses: after temperature scaling, stronger fits win that are right less often.
-        number = int(torch.stack([F.cross_entropy(row, truth) for row in logits]).argmin())
-        l2, temperature = L2_GRID[number], fit_temperature(logits[number], truth)
-        unseen = logits[number] / temperature, truth
+        number = int(torch.stack([F.cross_entropy(row, trial.truth) for row in trial.logits]).argmin())
+        l2, temperature = L2_GRID[number], fit_temperature(trial.logits[number], trial.truth)
+        unseen, start = (trial.logits[number] / temperature, trial.truth), trial.theta[number, :1].double()
     if refit and held_out is not None:
         seen = torch.cat([seen[0], held_out[0]]), torch.cat([seen[1], held_out[1]])
     features, labels = seen
     problem = Problems(features, labels, classes, features.new_ones(1, len(labels)), features.new_tensor([l2]))
-    theta = solve(problem, iterations=500, tolerance=1e-7)[0] / temperature
+    theta = solve(problem, iterations=500, tolerance=1e-6, start=start)[0] / temperature
     task.advance()
     weight = theta[:, :-1] / scale
     return LinearFit(weight=weight, bias=theta[:, -1] - weight @ mean, l2=l2, temperature=temperature, held_out=unseen)
@@ -92,11 +91,18 @@ def standardise(features: Tensor, widths: Sequence[int]) -> tuple[Tensor, Tensor
     return mean, torch.cat(scales)
 
 
-def _unseen_logits(seen: Labelled, held_out: Labelled | None, classes: int, seed: int) -> Labelled | None:
-    """Logits [L, M, C] of samples that the fit of each strength has not seen, and their labels [M].
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """All strengths tried: logits [L, M, C] of samples that the fit has not seen, their labels [M], and the solutions
+    [L, K, C, D + 1] of K folds."""
 
-    None where nothing can be left out.
-    """
+    logits: Tensor
+    truth: Tensor
+    theta: Tensor
+
+
+def _trial(seen: Labelled, held_out: Labelled | None, classes: int, seed: int) -> _Trial | None:
+    """Every strength, tried on `held_out` or else in cross validation; None where nothing can be left out."""
     # Single precision: the choice between strengths does not hang on the seventh digit.
     features, labels = seen[0].float(), seen[1]
     if len(labels) > _CHOICE_ROWS:
@@ -105,7 +111,7 @@ def _unseen_logits(seen: Labelled, held_out: Labelled | None, classes: int, seed
     grid = features.new_tensor(L2_GRID)
     if held_out is not None:
         theta = _solve_all(features, labels, classes, features.new_ones(1, len(labels)), grid)
-        return _logits(held_out[0].float(), theta[:, 0]), held_out[1]
+        return _Trial(_logits(held_out[0].float(), theta[:, 0]), held_out[1], theta)
     folds = _folds(labels, seed)
     count = int(folds.max()) + 1
     if count < 2:
@@ -115,7 +121,7 @@ def _unseen_logits(seen: Labelled, held_out: Labelled | None, classes: int, seed
     for fold in range(count):
         inside = folds == fold
         found[:, inside] = _logits(features[inside], theta[:, fold])
-    return found, labels
+    return _Trial(found, labels, theta)
 
 
 def _solve_all(features: Tensor, labels: Tensor, classes: int, weights: Tensor, grid: Tensor) -> Tensor:

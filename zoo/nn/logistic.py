@@ -47,13 +47,14 @@ class Problems:
         return loss, gradient
 
 
-def solve(problems: Problems, *, iterations: int, tolerance: float) -> Tensor:
-    """The minimisers [B, C, D + 1] of all problems, the bias last.
+def solve(problems: Problems, *, iterations: int, tolerance: float, start: Tensor | None = None) -> Tensor:
+    """The minimisers [B, C, D + 1] of all problems, the bias last; searched from `start`, zeros when None.
 
     Limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.5) with one step length per problem, found by halving
     until it satisfies Armijo's condition. Ends when no gradient has a component above `tolerance`.
     """
-    theta = problems.features.new_zeros(len(problems.l2), problems.classes, problems.features.shape[1] + 1)
+    shape = len(problems.l2), problems.classes, problems.features.shape[1] + 1
+    theta = start if start is not None else problems.features.new_zeros(shape)
     loss, gradient = problems.loss_and_gradient(theta)
     history: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(iterations):

@@ -33,7 +33,7 @@ def choose_taps(train: Labelled, widths: Sequence[int], *, classes: int, seed: i
     right = []
     for taps in range(count + 1):
         kept = list(widths[count - taps :])
-        right.append(_left_out_right(features[:, -sum(kept) :].double(), labels, kept, classes))
+        right.append(_left_out_right(features[:, -sum(kept) :], labels, kept, classes))
     accuracy = [float(row.mean()) for row in right]
     best = max(accuracy)
     chosen = next(taps for taps in range(count + 1) if accuracy[taps] > best - _GAIN)

@@ -63,8 +63,12 @@ def _finetune(
         bool, typer.Option("--balance", help="Treat rare classes as if they were as frequent as others.")
     ] = False,
     augment: Annotated[
-        Literal["auto", "none", "crop", "affine"], typer.Option(help="How training images are varied.")
+        Literal["auto", "none", "gentle", "crop", "trivial", "affine"],
+        typer.Option(help="How training images are varied."),
     ] = "auto",
+    mirror: Annotated[
+        bool | None, typer.Option("--mirror/--no-mirror", help="Whether mirrored images keep their meaning.")
+    ] = None,
     cache: Annotated[
         Literal["auto", "always", "never"],
         typer.Option(help="Run frozen stages once and keep their activations (auto: where it pays)."),
@@ -128,6 +132,7 @@ def _finetune(
             lr_race=lr_race,
             balance=balance,
             augment=augment,
+            mirror=mirror,
             cache=cache,
             views=views,
             patience=patience,
