@@ -213,8 +213,11 @@ def test_a_killed_process_takes_the_others_along(dataset: Path, cache: Path, tmp
 
 @linux
 @slow
-@pytest.mark.parametrize("options", [("scratch",), ("gradual", "--cache", "always")], ids=lambda options: options[0])
-@pytest.mark.parametrize("how", ["kill", "ctrl-c", "terminate all"])
+@pytest.mark.parametrize(
+    ("how", "options"),
+    [("kill", ("scratch",)), ("ctrl-c", ("gradual", "--cache", "always")), ("terminate all", ("scratch",))],
+    ids=["kill", "ctrl-c", "terminate all"],
+)
 def test_stopped_and_resumed_is_bit_identical(
     how: str, options: tuple[str, ...], dataset: Path, cache: Path, tmp_path: Path, zoo: Zoo
 ) -> None:

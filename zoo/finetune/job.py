@@ -43,7 +43,7 @@ from zoo.nn.linear import Labelled
 from zoo.nn.model import TransferModel, state_digest
 from zoo.nn.tap_choice import choose_taps
 from zoo.nn.taps import make_taps
-from zoo.nn.team import share_of
+from zoo.nn.team import share, share_of
 from zoo.progress import Progress
 
 _SURGICAL_BATCHES = 5
@@ -199,6 +199,7 @@ class Job:
             widths=sources.widths(taps),
         )
         self.model.head.to(self.fabric.device)
+        share(self.model.head.parameters(), self.fabric)
         return {"val": unseen} if unseen is not None else {}
 
     def _train(self, checkpoint: Path) -> _Outcome:

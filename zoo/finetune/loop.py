@@ -23,7 +23,7 @@ from zoo.nn.average import MovingAverage, trainable
 from zoo.nn.batches import Source, batch_length
 from zoo.nn.engine import derive_seed, place
 from zoo.nn.inference import score
-from zoo.nn.team import anywhere, mean, share_buffers, share_of, share_statistics
+from zoo.nn.team import anywhere, mean, share, share_of, share_statistics
 from zoo.progress import Progress, Task
 
 _WARMUP = 0.1
@@ -79,7 +79,8 @@ class Training:
         self._model.freeze(plan.freeze_stages)
         if not plan.keep_statistics:
             share_statistics(network, fabric)
-        self._network, self._optimizer = fabric.setup(network, _make_optimizer(network, plan))
+        self._network = network
+        self._optimizer: Any = fabric.setup_optimizers(_make_optimizer(network, plan))
         self._share = share_of(fabric)
         self.start = trainable(self._model)
         self._average = MovingAverage(self._model) if plan.average else None
@@ -94,7 +95,7 @@ class Training:
         if saved is None:
             return False
         self.position, tensors, extra = saved
-        self._network.module.load_state_dict(_with_prefix(tensors, "network."))
+        self._network.load_state_dict(_with_prefix(tensors, "network."))
         self.start = _with_prefix(tensors, "start.")
         if self._average is not None:
             self._average.weights = _with_prefix(tensors, "average.")
@@ -156,6 +157,8 @@ class Training:
             return
         self.splits = self._splits_of(number)
         self._model.freeze(self._plan.phases[number].freeze_stages)
+        # Wrapped anew, for DDP waits for the gradients of all that was thawed when it came to know the network.
+        self._wrapped = self._fabric.setup_module(self._network)
         self._phase = number
         if self.position.step == self._plan.first_step(number):
             self.position.stale = 0  # a plateau under the phase before says nothing about this one
@@ -167,7 +170,7 @@ class Training:
             group["lr"] = group["base_lr"] * factor
         self._model.train()
         torch.manual_seed(derive_seed(self._seed, "step", position.step, self._share.rank))  # dropout
-        outputs = self._network(place(inputs, self._fabric), self.splits.train.entry)
+        outputs = self._wrapped(place(inputs, self._fabric), self.splits.train.entry)
         # Shares may differ in size by one; the mean over devices of this is the mean over all samples of the batch.
         batch = batch_length(self.splits.train, position.step % self._plan.steps_per_epoch)
         weight = len(labels) * self._share.world / batch
@@ -179,7 +182,7 @@ class Training:
             position.diverged = position.stopped = True
             return
         self._fabric.backward(loss)
-        self._fabric.clip_gradients(self._network, self._optimizer, max_norm=_CLIP_NORM, error_if_nonfinite=False)
+        self._fabric.clip_gradients(self._wrapped, self._optimizer, max_norm=_CLIP_NORM, error_if_nonfinite=False)
         self._optimizer.step()
         self._optimizer.zero_grad()
         if self._average is not None:
@@ -199,7 +202,7 @@ class Training:
         return found.accuracy, -found.calibrated_loss
 
     def _evaluate(self) -> None:
-        share_buffers(self._model, self._fabric)
+        share(self._model.buffers(), self._fabric)  # running statistics: all that training leaves different
         with self._average.applied() if self._average is not None else nullcontext():
             self._evaluate_weights()
 
@@ -233,7 +236,7 @@ class Training:
         if not self._fabric.is_global_zero:
             return
         state = self._optimizer.state_dict()["state"]
-        tensors = {f"network.{name}": tensor for name, tensor in self._network.module.state_dict().items()}
+        tensors = {f"network.{name}": tensor for name, tensor in self._network.state_dict().items()}
         tensors |= {f"start.{name}": tensor for name, tensor in self.start.items()}
         if self._average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self._average.weights.items()}

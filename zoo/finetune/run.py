@@ -145,15 +145,14 @@ def _take_part(seat: Seat, out: Path, plugins: set[str], cache: Path, mirror: st
     environment = Environment(catalogue=Catalogue.installed(plugins), cache=cache, mirror=mirror)
     request, data = _read_records(RunFolder.open(out))
     resolved = resolve(request, environment)
-    plan = make_plan(request, resolved.staged, resolved.input, data)
     threads = request.threads or max(1, available_threads() // seat.world)
-    fabric = join(seat, device=request.device, threads=threads, thaws=len(plan.phases) > 1)
+    fabric = join(seat, device=request.device, threads=threads)
     run = SharedRun(out, fabric)
     Job(
         request=request,
         resolved=resolved,
         data=data,
-        plan=plan,
+        plan=make_plan(request, resolved.staged, resolved.input, data),
         store=ImageStore(data),
         model=_build(request, resolved, run.read_model()),
         fabric=fabric,

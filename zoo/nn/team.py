@@ -6,14 +6,13 @@ Alone, every function here gives back what it is given.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -35,11 +34,8 @@ class Seat:
     """Where the store listens through which they find each other."""
 
 
-def join(seat: Seat, *, device: Device, threads: int, thaws: bool) -> Fabric:
-    """The engine of this process, once all others have joined too: DDP over NCCL on GPUs, over gloo on the CPU.
-
-    `thaws`: some parameters are frozen at first and trained later.
-    """
+def join(seat: Seat, *, device: Device, threads: int) -> Fabric:
+    """The engine of this process, once all others have joined too: DDP over NCCL on GPUs, over gloo on the CPU."""
     accelerator = find_accelerator(device, seat.world)
     if accelerator == "cuda":
         torch.cuda.set_device(seat.rank)
@@ -57,9 +53,7 @@ def join(seat: Seat, *, device: Device, threads: int, thaws: bool) -> Fabric:
     fabric = Fabric(
         accelerator=accelerator,
         devices=seat.world,
-        # DDP takes note of everything that will ever be trained, and has to be told that some of it may take no part
-        # in a step. Looking for it costs a walk through the graph, so only where there is such a thing.
-        strategy=DDPStrategy(find_unused_parameters=thaws),
+        strategy="ddp",
         precision="32-true" if accelerator == "cpu" else mixed_precision(),
         plugins=[LightningEnvironment()],
     )
@@ -102,17 +96,17 @@ def gathered(fabric: Fabric, parts: Sequence[Tensor]) -> Tensor:
 def share_statistics(network: nn.Module, fabric: Fabric) -> None:
     """Lets BatchNorm inside `network` take its statistics over the whole batch and not over one device's part of it.
 
-    There is such a thing for GPUs only. On the CPU everybody has statistics of their own, see `share_buffers`.
+    There is such a thing for GPUs only. On the CPU each process takes them over its own part.
     """
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
-def share_buffers(network: nn.Module, fabric: Fabric) -> None:
-    """Gives everybody the first one's buffers: running statistics are the only thing training leaves different."""
+def share(tensors: Iterable[Tensor], fabric: Fabric) -> None:
+    """Puts the first one's values into everybody's `tensors`."""
     if fabric.world_size > 1:
-        for buffer in network.buffers():
-            dist.broadcast(buffer, 0)
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), 0)
 
 
 def _sum(value: float) -> float:
