@@ -44,7 +44,7 @@ def test_mirror_only_where_allowed() -> None:
 def test_warp_keeps_shape_range_and_centre() -> None:
     pixels = torch.zeros(8, 3, 33, 33)
     pixels[:, :, 10:23, 10:23] = 255
-    warped = warp_batch(pixels, generator("warp"))
+    warped = warp_batch(pixels, [generator("warp", image) for image in range(len(pixels))])
     assert warped.shape == pixels.shape
     assert -1e-3 <= warped.min() <= warped.max() <= 255.001
     assert (warped[:, :, 16, 16] > 128).all()  # a shift of a tenth does not lose the middle

@@ -144,10 +144,12 @@ class RunFolder:
         For what is chosen by measuring: a resumed run goes on with what it began with.
         """
         made = self.read_decisions()
-        if name not in made:
-            made[name] = make()
-            self.write("decisions", {"decisions": made})
-        return made[name]
+        if name in made:
+            return made[name]
+        value = make()
+        # Read again: `make` may have come to decisions of its own.
+        self.write("decisions", {"decisions": {**self.read_decisions(), name: value}})
+        return value
 
     def read_decisions(self) -> dict[str, Any]:
         """All decisions made so far, by name."""

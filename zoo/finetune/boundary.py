@@ -18,7 +18,7 @@ from zoo.data.store import labels
 from zoo.finetune.extract import Extractor
 from zoo.nn.augment import Augment
 from zoo.nn.backbone import Backbone
-from zoo.nn.batches import Batches, View, shuffled
+from zoo.nn.batches import WHOLE, Batches, Share, View, shuffled
 from zoo.nn.engine import generator, place
 from zoo.nn.model import TransferModel
 
@@ -62,17 +62,20 @@ class ActivationBatches:
         """Batches in one pass."""
         return math.ceil(len(self.samples) / self._batch_size)
 
-    def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def plain(self, share: Share = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Source`."""
         rows = self._extractor.of(self.samples, "activations")
-        for start in range(0, len(self.samples), self._batch_size):
-            stop = start + self._batch_size
+        for start in share.starts(len(self.samples), self._batch_size):
+            stop = start + self._batch_size // share.world
             yield torch.from_numpy(rows[start:stop].copy()).float(), self._labels[start:stop]
 
-    def augmented(self, policy: Augment, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def augmented(
+        self, policy: Augment, *, seed: int, epoch: int, start: int = 0, share: Share = WHOLE
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Source`; the policy is that of the views."""
         del policy
-        for _, indices in shuffled(len(self.samples), len(self), seed=seed, epoch=epoch, start=start):
+        for batch in shuffled(len(self.samples), len(self), seed=seed, epoch=epoch, start=start):
+            indices = share.of(batch)
             views = (self._first_views(seed)[indices] + epoch) % len(self._views)
             rows = [self._rows[int(view)][int(index)] for view, index in zip(views, indices, strict=True)]
             yield torch.stack([torch.from_numpy(row.copy()) for row in rows]).float(), self._labels[indices]

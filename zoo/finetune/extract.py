@@ -89,13 +89,15 @@ class Extractor:
         }
         name = sha256_json(key)
         if name not in self._known:
-            self._known[name] = self._around.cache.get(
-                key,
-                (len(samples), *self._shape),
-                self._dtype,
-                lambda rows: self._compute(samples, view, rows, what),
-                lambda rows: self._agrees(samples, view, rows),
-            )
+            # Of several processes one computes and the others read what it kept.
+            with self._around.fabric.rank_zero_first():
+                self._known[name] = self._around.cache.get(
+                    key,
+                    (len(samples), *self._shape),
+                    self._dtype,
+                    lambda rows: self._compute(samples, view, rows, what),
+                    lambda rows: self._agrees(samples, view, rows),
+                )
         return self._known[name]
 
     @cached_property

@@ -16,8 +16,11 @@ class Interrupt:
 
 
 @contextmanager
-def catch_interrupt() -> Iterator[Interrupt]:
-    """Turns the first SIGINT or SIGTERM into a request; a second one ends the process as usual."""
+def catch_interrupt(*, patient: bool = False) -> Iterator[Interrupt]:
+    """Turns the first SIGINT or SIGTERM into a request; a second one ends the process as usual.
+
+    `patient`: a second one changes nothing; for processes that are told by another one.
+    """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
@@ -26,7 +29,8 @@ def catch_interrupt() -> Iterator[Interrupt]:
 
     def request(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         interrupt.requested = True
-        signal.signal(number, previous[signal.Signals(number)])
+        if not patient:
+            signal.signal(number, previous[signal.Signals(number)])
 
     for number in previous:
         signal.signal(number, request)

@@ -43,6 +43,7 @@ from zoo.nn.linear import Labelled
 from zoo.nn.model import TransferModel, state_digest
 from zoo.nn.tap_choice import choose_taps
 from zoo.nn.taps import make_taps
+from zoo.nn.team import share, share_of
 from zoo.progress import Progress
 
 _SURGICAL_BATCHES = 5
@@ -77,7 +78,10 @@ class Job:
     run: RunFolder
 
     def finish(self) -> dict[str, Any]:
-        """Takes the run to its end, from its checkpoint where there is one, and gives its result record."""
+        """Takes the run to its end, from its checkpoint where there is one, and gives its result record.
+
+        Of several processes, all of which must call this, the first one gives it.
+        """
         model, plan, run = self.model, self.plan, self.run
         model.keep_statistics = plan.keep_statistics
         model.freeze(plan.freeze_stages)
@@ -93,6 +97,8 @@ class Job:
         scores = {split: score_logits(*pair) for split, pair in outcome.held_out.items()}
         val, test = scores.get("val"), scores.get("test")
         temperature = model.temperature.cpu()
+        if not self.fabric.is_global_zero:
+            return {}
         probabilities: dict[str, NDArray[np.float32]] = {
             split: (found / temperature).softmax(1).numpy() for split, (found, _) in outcome.held_out.items()
         }
@@ -193,6 +199,7 @@ class Job:
             widths=sources.widths(taps),
         )
         self.model.head.to(self.fabric.device)
+        share(self.model.head.parameters(), self.fabric)
         return {"val": unseen} if unseen is not None else {}
 
     def _train(self, checkpoint: Path) -> _Outcome:
@@ -233,7 +240,8 @@ class Job:
 
     def _record(self, row: Mapping[str, Any]) -> None:
         self.run.append_metrics(row)
-        tell_plugins(self.environment.catalogue.plugins, self.run.path, "evaluation", row)
+        if self.fabric.is_global_zero:
+            tell_plugins(self.environment.catalogue.plugins, self.run.path, "evaluation", row)
 
     def _objective(self) -> Objective:
         """What training minimises; to be made while the backbone has its pretrained weights."""
@@ -255,7 +263,8 @@ class Job:
         return build_source_head(self.resolved.backbone, self.resolved.weights)
 
     def _relative_gradients(self, objective: Objective) -> list[float]:
-        batches = self._sources.images.train.augmented("none", seed=self.request.seed, epoch=0)
+        train, share = self._sources.images.train, share_of(self.fabric)
+        batches = train.augmented("none", seed=self.request.seed, epoch=0, share=share)
         few = itertools.islice(batches, _SURGICAL_BATCHES)
         return relative_gradients(self.model, few, objective=objective, fabric=self.fabric)
 

@@ -20,9 +20,10 @@ from zoo.finetune.interrupt import catch_interrupt
 from zoo.finetune.objective import Network, Objective
 from zoo.finetune.plan import Plan
 from zoo.nn.average import MovingAverage, trainable
-from zoo.nn.batches import Source
+from zoo.nn.batches import Source, batch_length
 from zoo.nn.engine import derive_seed, place
 from zoo.nn.inference import score
+from zoo.nn.team import anywhere, mean, share, share_of, share_statistics
 from zoo.progress import Progress, Task
 
 _WARMUP = 0.1
@@ -76,7 +77,11 @@ class Training:
         self._record = record
         # Groups are made once, of all that will ever be trained; phases only thaw.
         self._model.freeze(plan.freeze_stages)
-        self._network, self._optimizer = fabric.setup(network, _make_optimizer(network, plan))
+        if not plan.keep_statistics:
+            share_statistics(network, fabric)
+        self._network = network
+        self._optimizer: Any = fabric.setup_optimizers(_make_optimizer(network, plan))
+        self._share = share_of(fabric)
         self.start = trainable(self._model)
         self._average = MovingAverage(self._model) if plan.average else None
         self._best: dict[str, Tensor] = {}
@@ -90,7 +95,7 @@ class Training:
         if saved is None:
             return False
         self.position, tensors, extra = saved
-        self._network.module.load_state_dict(_with_prefix(tensors, "network."))
+        self._network.load_state_dict(_with_prefix(tensors, "network."))
         self.start = _with_prefix(tensors, "start.")
         if self._average is not None:
             self._average.weights = _with_prefix(tensors, "average.")
@@ -114,12 +119,14 @@ class Training:
         if position.step == 0 and not self._best:
             self._evaluate()
         saved_at = noted_at = time.monotonic()
-        with catch_interrupt() as interrupt, progress.task("training", total) as task:
+        with catch_interrupt(patient=self._share.world > 1) as interrupt, progress.task("training", total) as task:
             task.advance(position.step)
             while position.step < total and not position.stopped:
                 self._enter_phase()
                 epoch, start = divmod(position.step, per_epoch)
-                batches = self.splits.train.augmented(self._plan.augment, seed=self._seed, epoch=epoch, start=start)
+                batches = self.splits.train.augmented(
+                    self._plan.augment, seed=self._seed, epoch=epoch, start=start, share=self._share
+                )
                 for inputs, labels in batches:
                     self._step(inputs, labels, task)
                     if not position.diverged and self._is_evaluation(position.step):
@@ -127,10 +134,11 @@ class Training:
                     now = time.monotonic()
                     position.seconds += now - noted_at
                     noted_at = now
-                    if interrupt.requested or now - saved_at >= self._checkpoint_seconds:
+                    requested = anywhere(self._fabric, interrupt.requested)
+                    if requested or now - saved_at >= self._checkpoint_seconds:
                         self._save()
                         saved_at = now
-                    if interrupt.requested:
+                    if requested:
                         raise InterruptedTrainingError
                     if position.stopped:
                         break
@@ -149,6 +157,8 @@ class Training:
             return
         self.splits = self._splits_of(number)
         self._model.freeze(self._plan.phases[number].freeze_stages)
+        # Wrapped anew, for DDP waits for the gradients of all that was thawed when it came to know the network.
+        self._wrapped = self._fabric.setup_module(self._network)
         self._phase = number
         if self.position.step == self._plan.first_step(number):
             self.position.stale = 0  # a plateau under the phase before says nothing about this one
@@ -159,17 +169,20 @@ class Training:
         for group in self._optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self._model.train()
-        torch.manual_seed(derive_seed(self._seed, "step", position.step))  # dropout
-        outputs = self._network(place(inputs, self._fabric), self.splits.train.entry)
-        loss = self._objective(outputs, labels.to(self._fabric.device))
-        value = float(loss.detach())
+        torch.manual_seed(derive_seed(self._seed, "step", position.step, self._share.rank))  # dropout
+        outputs = self._wrapped(place(inputs, self._fabric), self.splits.train.entry)
+        # Shares may differ in size by one; the mean over devices of this is the mean over all samples of the batch.
+        batch = batch_length(self.splits.train, position.step % self._plan.steps_per_epoch)
+        weight = len(labels) * self._share.world / batch
+        loss = weight * self._objective(outputs, labels.to(self._fabric.device))
+        value = mean(self._fabric, float(loss.detach()))
         if not math.isfinite(value):
             if not self._best:
                 raise RunError(f"training diverged: loss {value} at step {position.step + 1}; give a lower --lr")
             position.diverged = position.stopped = True
             return
         self._fabric.backward(loss)
-        self._fabric.clip_gradients(self._network, self._optimizer, max_norm=_CLIP_NORM, error_if_nonfinite=False)
+        self._fabric.clip_gradients(self._wrapped, self._optimizer, max_norm=_CLIP_NORM, error_if_nonfinite=False)
         self._optimizer.step()
         self._optimizer.zero_grad()
         if self._average is not None:
@@ -189,6 +202,7 @@ class Training:
         return found.accuracy, -found.calibrated_loss
 
     def _evaluate(self) -> None:
+        share(self._model.buffers(), self._fabric)  # running statistics: all that training leaves different
         with self._average.applied() if self._average is not None else nullcontext():
             self._evaluate_weights()
 
@@ -219,8 +233,10 @@ class Training:
         self._record(row)
 
     def _save(self) -> None:
+        if not self._fabric.is_global_zero:
+            return
         state = self._optimizer.state_dict()["state"]
-        tensors = {f"network.{name}": tensor for name, tensor in self._network.module.state_dict().items()}
+        tensors = {f"network.{name}": tensor for name, tensor in self._network.state_dict().items()}
         tensors |= {f"start.{name}": tensor for name, tensor in self.start.items()}
         if self._average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self._average.weights.items()}

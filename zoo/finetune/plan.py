@@ -54,6 +54,8 @@ class Plan:
     eval_epochs: int
     """Epochs between evaluations."""
     batch_size: int
+    """Images per step and device."""
+    devices: int
     patience: int
     stage_lrs: tuple[float, ...]
     head_lr: float
@@ -65,6 +67,11 @@ class Plan:
     l2_sp: float
     co_tuning: float
     balance: bool
+
+    @property
+    def images_per_step(self) -> int:
+        """On all devices together."""
+        return self.batch_size * self.devices
 
     @property
     def freeze_stages(self) -> int:
@@ -118,7 +125,12 @@ def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInp
     assert request.strategy != "auto"  # settled before there is a plan
     strategy = STRATEGIES[request.strategy]
     count = len(data.of("train"))
-    per_epoch = max(1, math.ceil(count / request.batch_size))
+    per_epoch = max(1, math.ceil(count / (request.batch_size * request.devices)))
+    if request.devices > 1 and count // per_epoch < request.devices:
+        raise UsageError(
+            f"--devices {request.devices}: some step would have no image for one of them ({count} training images, "
+            f"--batch-size {request.batch_size}); give fewer devices or a larger batch"
+        )
     epochs = (request.epochs or math.ceil(strategy.steps / per_epoch)) if strategy.trains_backbone else 0
     for option, asked in (("--lr-race", request.lr_race), ("--trials", request.trials)):
         if asked and not data.of("val"):
@@ -137,6 +149,7 @@ def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInp
         steps_per_epoch=per_epoch,
         eval_epochs=max(1, math.ceil(epochs / _EVALUATIONS)),
         batch_size=request.batch_size,
+        devices=request.devices,
         patience=request.patience if request.patience is not None else _PATIENCE,
         stage_lrs=tuple(
             0.0 if number < frozen else strategy.lr * scale * decay ** (last - number)

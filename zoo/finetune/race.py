@@ -40,7 +40,7 @@ def race(
             training = start(plan.scaled(factor).shortened(_SHARE), unfinished, _unheard)
             training.restore()
             training.run(progress)
-            save_tensors(paths[factor], trainable(model))
+            save_tensors(paths[factor], trainable(model))  # the same by all who train together, each in one step
             unfinished.unlink(missing_ok=True)
             return training.judge()
 

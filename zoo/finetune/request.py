@@ -33,6 +33,9 @@ class FinetuneRequest:
     input_size: int | None = None
     epochs: int | None = None
     batch_size: int = 32
+    """Images per step, on each device."""
+    devices: int = 1
+    """Processes that train together, each on a GPU of its own or all on the CPU."""
     lr: float | None = None
     layer_decay: float | None = None
     """Each stage learns so many times as fast as the one above it."""
@@ -75,6 +78,7 @@ class FinetuneRequest:
         positive = {
             "--epochs": self.epochs,
             "--batch-size": self.batch_size,
+            "--devices": self.devices,
             "--lr": self.lr,
             "--threads": self.threads,
             "--views": self.views,
@@ -89,6 +93,8 @@ class FinetuneRequest:
             raise UsageError(f"--freeze-stages goes with --strategy partial, not {self.strategy!r}")
         if self.strategy == "probe" and (given := self.training_options()):
             raise UsageError(f"{given[0]} means nothing to a probe, which takes no training steps; leave it out")
+        if self.trials is not None and self.devices > 1:
+            raise UsageError(f"--trials goes with one device, not --devices {self.devices}; leave one of them out")
         if not 0 < (self.layer_decay or 1.0) <= 1:
             raise UsageError(f"--layer-decay: {self.layer_decay}; must be in (0, 1]")
         for name, strength in (("--l2-sp", self.l2_sp), ("--co-tuning", self.co_tuning)):
@@ -113,6 +119,7 @@ class FinetuneRequest:
             input_size=self.input_size,
             epochs=self.epochs,
             batch_size=self.batch_size,
+            devices=self.devices,
             augment=self.augment,
             mirror=self.mirror,
             balance=self.balance,
@@ -130,6 +137,7 @@ class FinetuneRequest:
         """The options given that only mean something where steps are trained."""
         given = {
             "--epochs": self.epochs is not None,
+            "--devices": self.devices > 1,
             "--lr": self.lr is not None,
             "--patience": self.patience is not None,
             "--augment": self.augment != "auto",

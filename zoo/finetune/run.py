@@ -11,20 +11,23 @@ from typing import Any
 from zoo import __version__
 from zoo.artifacts.files import sha256_file
 from zoo.artifacts.runs import ModelRecord, RunFolder
+from zoo.catalogue import Catalogue
 from zoo.data.dataset import DataSet
 from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore, check_images
-from zoo.errors import DataError, RunError
+from zoo.errors import DataError, RunError, UsageError
 from zoo.finetune.auto import settle
 from zoo.finetune.job import Job
+from zoo.finetune.launch import SharedRun, in_processes
 from zoo.finetune.plan import Group, Plan, make_plan
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment, Resolved, head_options, resolve
 from zoo.nn.backbone import Backbone
 from zoo.nn.build import build_model
-from zoo.nn.engine import make_fabric
+from zoo.nn.engine import find_accelerator, make_fabric
 from zoo.nn.model import TransferModel
-from zoo.progress import Progress
+from zoo.nn.team import Seat, join
+from zoo.progress import Progress, Silent
 from zoo.runtime.threads import available_threads
 
 
@@ -66,7 +69,7 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
         from zoo.finetune.space import search_space  # here, since Optuna takes its time to load
 
         search_space(request, resolved, plan)
-    fabric = make_fabric(request.device, request.threads or available_threads())
+    find_accelerator(request.device, request.devices)
     model = _build(request, resolved, record)
     store = ImageStore(data)
     threads = request.threads or available_threads()
@@ -76,54 +79,92 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     run.write("dataset", {**data.to_json(), "skipped": skipped})
     run.write_model(asdict(request), record)
     progress.say(f"strategy {request.strategy}: {run.decide('why this strategy', lambda: why)}")
-    job = Job(
-        request=request,
-        resolved=resolved,
-        data=data,
-        # Once more, for the images that are really used: a resumed run knows no others.
-        plan=make_plan(request, resolved.staged, resolved.input, data),
-        store=store,
-        model=model,
-        fabric=fabric,
-        environment=environment,
-        progress=progress,
-        run=run,
-    )
-    return _with_twin(_train(job), request, run, environment, progress)
+    # The plan is made once more there, for the images that are really used: a resumed run knows no others.
+    result = _finish(run, request, data, resolved, environment, progress, store=store, model=model)
+    return _with_twin(result, request, run, environment, progress)
 
 
-def resume(out: Path, environment: Environment, progress: Progress) -> dict[str, Any]:
+def resume(out: Path, environment: Environment, progress: Progress, *, devices: int | None = None) -> dict[str, Any]:
     """Goes on with the run in `out`, ending with the very weights an uninterrupted run would have; its result record.
 
     A finished run gives its result at once. Raises DataError where the data has changed since, RunError where `out`
-    is no run.
+    is no run, UsageError where it began with another number of devices than `devices`.
     """
     run = RunFolder.open(out)
-    try:
-        request = FinetuneRequest(**run.read("request")["request"])
-        data = DataSet.from_json(run.read("dataset"))
-    except (KeyError, TypeError) as error:
-        raise RunError(f"records of {out} do not fit: {error}; start the run again") from None
+    request, data = _read_records(run)
+    if devices not in (None, request.devices):
+        raise UsageError(f"--devices {devices}: {out} began with {request.devices} and can only go on so; leave it out")
     if run.is_complete:
         return _with_twin(run.read("result"), request, run, environment, progress)
     record = run.read_model()
     resolved = resolve(request, environment)
     if resolved.record(data.classes, head_options(resolved, request)).weights_sha256 != record.weights_sha256:
         raise RunError(f"pretrained weights have changed since {out} began; start a new run")
+    find_accelerator(request.device, request.devices)
     _check_unchanged(data, progress)
+    result = _finish(run, request, data, resolved, environment, progress)
+    return _with_twin(result, request, run, environment, progress)
+
+
+def _read_records(run: RunFolder) -> tuple[FinetuneRequest, DataSet]:
+    """What was asked in a run, and the data it trains on."""
+    try:
+        return FinetuneRequest(**run.read("request")["request"]), DataSet.from_json(run.read("dataset"))
+    except (KeyError, TypeError) as error:
+        raise RunError(f"records of {run.path} do not fit: {error}; start the run again") from None
+
+
+def _finish(
+    run: RunFolder,
+    request: FinetuneRequest,
+    data: DataSet,
+    resolved: Resolved,
+    environment: Environment,
+    progress: Progress,
+    *,
+    store: ImageStore | None = None,
+    model: TransferModel | None = None,
+) -> dict[str, Any]:
+    """Takes a run whose records are written to its end, here or in several processes, and gives its result record."""
+    if request.devices > 1:
+        names = {plugin.name for plugin in environment.catalogue.plugins if plugin.status != "blocked"}
+        in_processes(request.devices, _take_part, run.path, names, environment.cache, environment.mirror, progress)
+        return run.read("result")
     job = Job(
         request=request,
         resolved=resolved,
         data=data,
         plan=make_plan(request, resolved.staged, resolved.input, data),
-        store=ImageStore(data),
-        model=_build(request, resolved, record),
+        store=store or ImageStore(data),
+        model=model or _build(request, resolved, run.read_model()),
         fabric=make_fabric(request.device, request.threads or available_threads()),
         environment=environment,
         progress=progress,
         run=run,
     )
-    return _with_twin(_train(job), request, run, environment, progress)
+    return _train(job)
+
+
+def _take_part(seat: Seat, out: Path, plugins: set[str], cache: Path, mirror: str | None, progress: Progress) -> None:
+    """One of several processes takes the run in `out` to its end; what it needs comes from the run's records."""
+    environment = Environment(catalogue=Catalogue.installed(plugins), cache=cache, mirror=mirror)
+    request, data = _read_records(RunFolder.open(out))
+    resolved = resolve(request, environment)
+    threads = request.threads or max(1, available_threads() // seat.world)
+    fabric = join(seat, device=request.device, threads=threads)
+    run = SharedRun(out, fabric)
+    Job(
+        request=request,
+        resolved=resolved,
+        data=data,
+        plan=make_plan(request, resolved.staged, resolved.input, data),
+        store=ImageStore(data),
+        model=_build(request, resolved, run.read_model()),
+        fabric=fabric,
+        environment=environment,
+        progress=progress if fabric.is_global_zero else Silent(),
+        run=run,
+    ).finish()
 
 
 def _train(job: Job) -> dict[str, Any]:

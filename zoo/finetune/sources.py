@@ -92,7 +92,7 @@ class Sources:
             samples, size = self.data.of(split), self.resolved.input
             if not samples:
                 return None
-            return Batches(samples, store=self.store, input_spec=size, batch_size=self.plan.batch_size)
+            return Batches(samples, store=self.store, input_spec=size, batch_size=self.plan.images_per_step)
 
         return _splits(batches)
 
@@ -116,7 +116,7 @@ class Sources:
                     View(policy=self.plan.augment, seed=self.request.seed, number=number) if number else View()
                     for number in range(views)
                 ],
-                batch_size=self.plan.batch_size,
+                batch_size=self.plan.images_per_step,
             )
 
         return _splits(activations)

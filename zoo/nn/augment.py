@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -50,10 +51,10 @@ def augment_image(image: Tensor, spec: ImageInput, policy: Augment, randomness: 
     return (trivial_augment(cut, randomness) if policy == "trivial" else cut).float()
 
 
-def warp_batch(pixels: Tensor, randomness: torch.Generator) -> Tensor:
-    """Float pixels [N, 3, H, W], each image turned, scaled, sheared and shifted a little at random."""
+def warp_batch(pixels: Tensor, randomness: Sequence[torch.Generator]) -> Tensor:
+    """Float pixels [N, 3, H, W], each image turned, scaled, sheared and shifted a little at random of its own."""
     count = len(pixels)
-    draws = torch.rand(count, 6, generator=randomness) * 2 - 1
+    draws = torch.stack([torch.rand(6, generator=own) for own in randomness]) * 2 - 1
     turn, shear = draws[:, 0] * _TURN, draws[:, 1] * _SHEAR
     scale_x, scale_y = 1 + draws[:, 2] * _SCALE, 1 + draws[:, 3] * _SCALE
     cos, sin = turn.cos(), turn.sin()

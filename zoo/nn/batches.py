@@ -29,6 +29,26 @@ class View:
     number: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The part that one of several processes takes: all of it where there is one."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, batch: Tensor) -> Tensor:
+        """Its part of one batch; parts differ in size by one at most."""
+        return torch.tensor_split(batch, self.world)[self.rank]
+
+    def starts(self, samples: int, batch_size: int) -> range:
+        """Where the batches begin that it takes from one pass in order, each for one process."""
+        own = batch_size // self.world
+        return range(self.rank * own, samples, self.world * own)
+
+
+WHOLE = Share()
+
+
 class Source(Protocol):
     """Where training and evaluation get batches from: inputs of stage `entry`, and labels [N], on the CPU."""
 
@@ -43,11 +63,17 @@ class Source(Protocol):
     def __len__(self) -> int:
         """Batches in one pass."""
 
-    def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass in order, exactly as the exported model will see the images."""
+    def plain(self, share: Share = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass in order, exactly as the exported model will see the images; of several processes each takes every
+        so-many-th batch."""
 
-    def augmented(self, policy: Augment, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass in the shuffled order of `epoch`, from batch `start` on; it depends on `seed` and `epoch` alone."""
+    def augmented(
+        self, policy: Augment, *, seed: int, epoch: int, start: int = 0, share: Share = WHOLE
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass in the shuffled order of `epoch`, from batch `start` on, and a share of each batch.
+
+        It depends on `seed` and `epoch` alone.
+        """
 
 
 class Batches:
@@ -71,26 +97,32 @@ class Batches:
         """Batches in one pass."""
         return math.ceil(len(self.samples) / self._batch_size)
 
-    def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def plain(self, share: Share = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Source`."""
-        for start in range(0, len(self.samples), self._batch_size):
-            rows = self.samples[start : start + self._batch_size]
+        for start in share.starts(len(self.samples), self._batch_size):
+            rows = self.samples[start : start + self._batch_size // share.world]
             pixels = torch.stack([self._plain_pixels(sample) for sample in rows])
             yield self._preprocess.normalise(pixels), _labels(rows)
 
-    def augmented(self, policy: Augment, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def augmented(
+        self, policy: Augment, *, seed: int, epoch: int, start: int = 0, share: Share = WHOLE
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Source`."""
-        for number, indices in shuffled(len(self.samples), len(self), seed=seed, epoch=epoch, start=start):
-            rows = [self.samples[int(index)] for index in indices]
-            randomness = generator(seed, "augment", epoch, number)
+        for batch in shuffled(len(self.samples), len(self), seed=seed, epoch=epoch, start=start):
+            indices = share.of(batch).tolist()
+            rows = [self.samples[index] for index in indices]
+            # Each image has its own, so that it looks the same whatever batch or share of one it is in.
+            randomness = [generator(seed, "augment", epoch, index) for index in indices]
             if policy in ("none", "affine"):
                 pixels = torch.stack([self._plain_pixels(sample) for sample in rows])
                 if policy == "affine":
                     pixels = warp_batch(pixels, randomness)
             else:
                 spec = self._preprocess.spec
-                images = [augment_image(self._raw(sample), spec, policy, randomness) for sample in rows]
-                pixels = torch.stack(images)
+                images = map(self._raw, rows)
+                pixels = torch.stack(
+                    [augment_image(image, spec, policy, own) for image, own in zip(images, randomness, strict=True)]
+                )
             yield self._preprocess.normalise(pixels), _labels(rows)
 
     def _raw(self, sample: Sample) -> Tensor:
@@ -108,13 +140,19 @@ class Batches:
         return pixels
 
 
-def shuffled(samples: int, batches: int, *, seed: int, epoch: int, start: int) -> Iterator[tuple[int, Tensor]]:
-    """Number and sample indices of each batch of one epoch, from batch `start` on.
+def shuffled(samples: int, batches: int, *, seed: int, epoch: int, start: int) -> Sequence[Tensor]:
+    """The sample indices of each batch of one epoch, from batch `start` on.
 
     Batches differ in size by one at most, so that no batch is left with a single image for BatchNorm.
     """
     order = torch.randperm(samples, generator=generator(seed, "order", epoch))
-    yield from list(enumerate(torch.tensor_split(order, batches)))[start:]
+    return torch.tensor_split(order, batches)[start:]
+
+
+def batch_length(source: Source, number: int) -> int:
+    """Samples in batch `number` of a shuffled pass, all shares of it together."""
+    short, longer = divmod(len(source.samples), len(source))
+    return short + (number < longer)
 
 
 def view_pixels(image: Tensor, view: View, preprocess: Preprocess, key: str) -> Tensor:
@@ -123,7 +161,7 @@ def view_pixels(image: Tensor, view: View, preprocess: Preprocess, key: str) -> 
     if view.policy not in ("none", "affine"):
         return augment_image(image, preprocess.spec, view.policy, randomness)
     pixels = preprocess.resize_and_crop(image[None])
-    return (warp_batch(pixels, randomness) if view.policy == "affine" else pixels)[0]
+    return (warp_batch(pixels, [randomness]) if view.policy == "affine" else pixels)[0]
 
 
 def _labels(rows: Sequence[Sample]) -> Tensor:

@@ -24,15 +24,29 @@ def make_fabric(device: Device, threads: int) -> Fabric:
 
     Raises DeviceError where CUDA is asked for and absent: never the CPU in its place.
     """
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise DeviceError("device not there: 'cuda' (torch sees no NVIDIA device); use --device cpu")
+    accelerator = find_accelerator(device)
     torch.set_num_threads(threads)
-    if device == "cpu" or not available:
+    if accelerator == "cpu":
         keep_freed_memory()
         return Fabric(accelerator="cpu", devices=1, precision="32-true")
-    precision: Literal["bf16-mixed", "16-mixed"] = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    return Fabric(accelerator="cuda", devices=1, precision=precision)
+    return Fabric(accelerator="cuda", devices=1, precision=mixed_precision())
+
+
+def find_accelerator(device: Device, count: int = 1) -> Literal["cpu", "cuda"]:
+    """Where `count` processes compute, one device each. Raises DeviceError where CUDA lacks the devices."""
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cuda" and not available:
+        raise DeviceError("device not there: 'cuda' (torch sees no NVIDIA device); use --device cpu")
+    if device == "cpu" or not available:
+        return "cpu"
+    if count > available:
+        raise DeviceError(f"devices not there: --devices {count}, torch sees {available}; give {available} at most")
+    return "cuda"
+
+
+def mixed_precision() -> Literal["bf16-mixed", "16-mixed"]:
+    """bfloat16 where the CUDA device has it, else float16."""
+    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
 
 
 def place(item: T, fabric: Fabric) -> T:

@@ -13,6 +13,7 @@ from zoo.nn.batches import Source
 from zoo.nn.calibrate import fit_temperature
 from zoo.nn.engine import place
 from zoo.nn.model import TransferModel
+from zoo.nn.team import gathered, share_of
 from zoo.progress import Progress, Silent
 
 
@@ -32,17 +33,18 @@ def logits(
     model.eval()
     found, labels = [], []
     with torch.no_grad(), (progress or Silent()).task("predicting", len(source.samples)) as task:
-        for inputs, truth in source.plain():
+        for inputs, truth in source.plain(share_of(fabric)):
             with fabric.autocast():
                 found.append(model(place(inputs, fabric), source.entry).float().cpu())
             labels.append(truth)
             task.advance(len(truth))
-    return torch.cat(found), torch.cat(labels)
+    return gathered(fabric, found), gathered(fabric, labels)
 
 
 def score(model: TransferModel, source: Source, *, fabric: Fabric) -> Score:
     """How the model does on the samples."""
-    return score_logits(*logits(model, source, fabric=fabric))
+    # Everybody has all logits, but what follows from them must not hang on how each machine rounds.
+    return fabric.broadcast(score_logits(*logits(model, source, fabric=fabric)))
 
 
 def score_logits(found: Tensor, truth: Tensor) -> Score:

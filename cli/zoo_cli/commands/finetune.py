@@ -44,7 +44,10 @@ def _finetune(
     drop_stages: Annotated[int, typer.Option(metavar="N", min=0, help="Take the last N stages off the backbone.")] = 0,
     input_size: Annotated[int | None, typer.Option(metavar="N", min=1, help="Another square input size.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step, on each device.")] = 32,
+    devices: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Train on N GPUs (on the CPU: in N processes) together.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the last stage (AdamW).")] = None,
     layer_decay: Annotated[float | None, typer.Option(help="Learning rate of a stage beside that of the next.")] = None,
     l2_sp: Annotated[float, typer.Option("--l2-sp", help="Penalty for leaving the pretrained weights.")] = 0.0,
@@ -122,6 +125,7 @@ def _finetune(
             input_size=input_size,
             epochs=epochs,
             batch_size=batch_size,
+            devices=devices or 1,
             lr=lr,
             layer_decay=layer_decay,
             l2_sp=l2_sp,
@@ -152,7 +156,7 @@ def _finetune(
         target = folder or _fresh_folder(request)
     try:
         if request is None:
-            result = resume_run(target, environment(), out.progress)
+            result = resume_run(target, environment(), out.progress, devices=devices)
         else:
             result = finetune(request, target, environment(), out.progress)
     except (InterruptedTrainingError, KeyboardInterrupt):
@@ -226,7 +230,8 @@ def _show_plan(out: Output, request: FinetuneRequest) -> None:
         out.line(f"trainable: {count(trainable)} of {count(sum(group.params for group in groups))} parameters")
         if plan.steps:
             out.line(
-                f"{plan.epochs} epochs, {plan.steps} steps of {plan.batch_size} images, augmentation {plan.augment}, "
+                f"{plan.epochs} epochs, {plan.steps} steps of {plan.images_per_step} images, "
+                f"augmentation {plan.augment}, "
                 f"BatchNorm statistics {'kept' if plan.keep_statistics else 'updated'}"
             )
         else:
