@@ -247,15 +247,33 @@ def test_stopped_and_resumed_is_bit_identical(
     assert without_seconds(rows[0]) == without_seconds(rows[1])
 
 
+FULL = """
+import errno
+import os
+from multiprocessing import parent_process
+from zoo.hookspecs import hookimpl
+
+def full(*arguments):
+    raise OSError(errno.ENOSPC, "no space")
+
+if parent_process() is not None:
+    os.posix_fallocate = full
+
+@hookimpl
+def zoo_heads():
+    return []
+"""
+
+
+@linux
 @slow
-def test_features_that_do_not_fit_on_disk_are_kept_in_memory_by_all(
-    dataset: Path, environment: Environment, tmp_path: Path
+def test_activations_that_do_not_fit_on_disk_are_kept_in_memory_by_all(
+    dataset: Path, environment: Environment, tmp_path: Path, make_plugin: Callable[..., Path]
 ) -> None:
-    blocked = tmp_path / "cache"
-    blocked.mkdir()
-    kept = _request(dataset, strategy="partial", cache="always", epochs=2)
-    expected = finetune(kept, tmp_path / "kept", environment, Silent())
-    (blocked / "features").mkdir()
-    (blocked / "features").chmod(0o500)
-    found = finetune(kept, tmp_path / "memory", replace(environment, cache=blocked), Silent())
+    request = _request(dataset, strategy="partial", cache="always", epochs=2)
+    expected = finetune(request, tmp_path / "kept", environment, Silent())
+    make_plugin("full", FULL)
+    full = Environment(catalogue=Catalogue.installed(), cache=tmp_path / "cache")
+    found = finetune(request, tmp_path / "memory", full, Silent())
+    assert list((tmp_path / "cache" / "features").iterdir()) == []
     assert found["weights_sha256"] == expected["weights_sha256"]
