@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers import make_folder, real_weights
 
 from zoo.artifacts.runs import RunFolder
-from zoo.errors import UsageError
+from zoo.catalogue import Catalogue
+from zoo.errors import RunError, UsageError
 from zoo.evaluate import evaluate
 from zoo.export.run import export
 from zoo.finetune import job
@@ -228,3 +230,31 @@ def test_a_probe_that_sees_lower_stages_exports(
         progress=Silent(),
     )
     assert found["accuracy"] == RunFolder.open(tmp_path / "run").read("result")["test_accuracy"]
+
+
+UNSTEADY = """
+from torch import ones, tensor, zeros
+from torch.nn import functional
+from dataclasses import replace
+from zoo.hookspecs import hookimpl
+
+def loss(logits, labels):
+    return functional.cross_entropy(logits, labels) + zeros(1).put_(tensor([0]), ones(1)).sum()
+
+@hookimpl
+def zoo_heads():
+    import zoo_heads
+    return [replace(zoo_heads.zoo_heads()[0], name="unsteady", loss=loss)]
+"""
+
+
+def test_an_operation_that_is_never_the_same_is_named(
+    dataset: Path, environment: Environment, tmp_path: Path, make_plugin: Callable[..., Path]
+) -> None:
+    make_plugin("unsteady", UNSTEADY)
+    full = replace(environment, catalogue=Catalogue.installed())
+    request = _request(dataset, strategy="full", head="unsteady", epochs=1)
+    finetune(request, tmp_path / "any", full, Silent())
+    with pytest.raises(RunError, match="--deterministic: put_ gives another result each time; leave the option out"):
+        finetune(replace(request, deterministic=True), tmp_path / "same", full, Silent())
+    assert not torch.are_deterministic_algorithms_enabled()

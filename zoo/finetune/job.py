@@ -36,7 +36,7 @@ from zoo.nn.average import Weights, greedy_soup, interpolate
 from zoo.nn.batches import Source
 from zoo.nn.build import build_source_head
 from zoo.nn.calibrate import fit_temperature
-from zoo.nn.engine import place
+from zoo.nn.engine import deterministic, place
 from zoo.nn.head_fit import fit_head
 from zoo.nn.inference import logits, score_logits
 from zoo.nn.linear import Labelled
@@ -89,7 +89,8 @@ class Job:
         frozen_sha256 = state_digest(model.frozen_modules())
         self._pristine  # noqa: B018 - noted before anything can change
         checkpoint = run.checkpoint / "state.safetensors"
-        outcome = self._train(checkpoint) if plan.strategy.trains_backbone else self._probe()
+        with deterministic(self.request.deterministic):
+            outcome = self._train(checkpoint) if plan.strategy.trains_backbone else self._probe()
         self._check_frozen(len(plan.phases) - 1)
         if "val" in outcome.held_out:
             found, truth = outcome.held_out["val"]

@@ -67,6 +67,8 @@ class FinetuneRequest:
     seed: int = 0
     device: Device = "auto"
     threads: int | None = None
+    deterministic: bool = False
+    """Refuse operations that give another result each time; on the CPU there are hardly any."""
     on_bad_sample: OnBadSample = "fail"
     track_test: bool = False
     """Measure the test split during training too, for learning curves; nothing is ever chosen by it."""
@@ -128,6 +130,7 @@ class FinetuneRequest:
             seed=self.seed,
             device=self.device,
             threads=self.threads,
+            deterministic=self.deterministic,
             on_bad_sample=self.on_bad_sample,
             track_test=self.track_test,
             checkpoint_seconds=self.checkpoint_seconds,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from zoo.errors import DeviceError
+from zoo.errors import DeviceError, RunError
 
 Device = Literal["auto", "cpu", "cuda"]
 T = TypeVar("T", nn.Module, Tensor)
@@ -57,6 +59,25 @@ def place(item: T, fabric: Fabric) -> T:
     if isinstance(item, Tensor) and item.ndim != 4:
         return item.to(fabric.device)
     return item.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Where `on`, only operations that give the same result each time, for the length of a `with` block.
+
+    On a GPU the environment variable CUBLAS_WORKSPACE_CONFIG must be `:4096:8` before CUDA starts. Raises RunError that
+    names the first operation without such a form.
+    """
+    torch.use_deterministic_algorithms(on)
+    try:
+        yield
+    except RuntimeError as error:
+        operation, without, _ = str(error).partition(" does not have a deterministic implementation")
+        if not without:
+            raise
+        raise RunError(f"--deterministic: {operation} gives another result each time; leave the option out") from error
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def keep_freed_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import asdict
 from datetime import datetime
@@ -83,6 +84,9 @@ def _finetune(
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
     device: Device = "auto",
     threads: Threads = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Refuse operations whose results differ from run to run.")
+    ] = False,
     on_bad_sample: OnBadSample = "fail",
     track_test: Annotated[
         bool, typer.Option("--track-test", help="Also measure the test split during training (never to choose).")
@@ -96,6 +100,8 @@ def _finetune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained.")] = False,
 ) -> None:
     """Fine-tune a pretrained backbone on your images; the result is a run folder."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     from zoo.finetune.loop import InterruptedTrainingError
     from zoo.finetune.request import FinetuneRequest
     from zoo.finetune.run import finetune
@@ -145,6 +151,7 @@ def _finetune(
             seed=seed,
             device=device,
             threads=threads,
+            deterministic=deterministic,
             on_bad_sample=on_bad_sample,
             track_test=track_test,
             compare_scratch=compare_scratch,
