@@ -21,6 +21,7 @@ HEAVY = (
     "PIL",
     "tensorboard",
     "mlflow",
+    "optuna",
 )
 
 

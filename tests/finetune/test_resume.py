@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 from helpers import without_seconds
@@ -114,3 +116,42 @@ def test_changed_data_is_refused(
     resumed = zoo("finetune", "--resume", "--out", out)
     assert resumed.returncode == 3
     assert f"data has changed since the run began: {victim}" in resumed.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_killed_three_times_at_random_is_bit_identical(
+    strategy: str, dataset: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Seven strategies, three kills each, at any moment: while Python starts, in a race, in any phase, at the end."""
+    environ, kills = {**os.environ, "ZOO_CACHE": str(cache)}, 0
+    random = Random(f"kills of {strategy}")
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+
+    def start(*words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "zoo_cli", *words], env=environ, stderr=subprocess.DEVNULL)
+
+    began = time.monotonic()
+    assert start(*_arguments(dataset, strategy, whole)).wait() == 0
+    seconds = time.monotonic() - began
+    while kills < 3:
+        begun = (cut / "request.json").exists()
+        again = ("finetune", "--resume", "--out", str(cut), "--quiet")
+        process = start(*(again if begun else _arguments(dataset, strategy, cut)))
+        try:
+            # Each attempt is cut a little later than its start-up takes, on average.
+            process.wait(random.uniform(0.3, 0.9) * seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+        if RunFolder(cut).is_complete and kills:
+            break
+        if RunFolder(cut).is_complete or not (cut / "request.json").exists():
+            # Too fast or too early: once more, and sooner if it had got to its end.
+            seconds *= 0.7 if RunFolder(cut).is_complete else 1.1
+            shutil.rmtree(cut, ignore_errors=True)
+    if not RunFolder(cut).is_complete:
+        assert start("finetune", "--resume", "--out", str(cut), "--quiet").wait() == 0
+    assert (cut / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    assert without_seconds(RunFolder(cut).read_metrics()) == without_seconds(RunFolder(whole).read_metrics())

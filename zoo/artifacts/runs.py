@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -169,6 +171,18 @@ class RunFolder:
                 return dict(splits)
         except (OSError, EOFError, ValueError, BadZipFile) as error:
             raise RunError(f"cannot read {self._predictions}: {error}; start the run again") from None
+
+    def take_over(self, other: RunFolder) -> None:
+        """Copies what training left in the finished run `other`: weights, predictions and metrics."""
+        try:
+            for source, target in (
+                (other.weights, self.weights),
+                (other._predictions, self._predictions),
+                (other._metrics, self._metrics),
+            ):
+                write_atomically(target, partial(shutil.copyfile, source))
+        except OSError as error:
+            raise RunError(f"cannot copy {other.path} into {self.path}: {error.strerror}; free space") from None
 
     def append_metrics(self, values: Mapping[str, Any]) -> None:
         """Adds one line to `metrics.jsonl`."""

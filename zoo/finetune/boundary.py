@@ -93,7 +93,7 @@ class ActivationBatches:
 
 def view_count(epochs: int) -> int:
     """Views to keep for so many epochs: each is seen about four times."""
-    return min(_MOST_VIEWS, max(1, epochs // _EPOCHS_PER_VIEW))
+    return min(_MOST_VIEWS, math.ceil(epochs / _EPOCHS_PER_VIEW))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -132,8 +132,9 @@ def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInp
             f"--batch-size {request.batch_size}); give fewer devices or a larger batch"
         )
     epochs = (request.epochs or math.ceil(strategy.steps / per_epoch)) if strategy.trains_backbone else 0
-    if request.lr_race and not data.of("val"):
-        raise UsageError("--lr-race: no validation images to judge by; leave it out or give --val-share")
+    for option, asked in (("--lr-race", request.lr_race), ("--trials", request.trials)):
+        if asked and not data.of("val"):
+            raise UsageError(f"{option}: no validation images to judge by; leave it out or give --val-share")
     phases = _phases(request, strategy, spec, epochs)
     frozen = phases[-1].freeze_stages
     scale = request.lr / strategy.lr if request.lr is not None and strategy.lr else 1.0

@@ -51,6 +51,8 @@ class FinetuneRequest:
     """Try three learning rates for a tenth of the steps each, go on with the best, average what helps (soup)."""
     balance: bool = False
     """Treat classes as equally frequent, however many images each has."""
+    trials: int | None = None
+    """Train so many times, each with other settings where these are left open, and keep the best on validation."""
     augment: AugmentChoice = "auto"
     mirror: bool | None = None
     """Whether a mirrored image keeps its meaning; as the backbone's weights say when None."""
@@ -80,12 +82,15 @@ class FinetuneRequest:
             "--lr": self.lr,
             "--threads": self.threads,
             "--views": self.views,
+            "--trials": self.trials,
         }
         for name, value in positive.items():
             if value is not None and value <= 0:
                 raise UsageError(f"{name}: {value}; must be more than 0")
         if self.val_share is not None and not 0 <= self.val_share < 1:
             raise UsageError(f"--val-share: {self.val_share}; must be in [0, 1)")
+        if self.devices > 1 and self.trials is not None:
+            raise UsageError(f"--devices {self.devices}: a trial of a search trains on one device; leave it out")
         if self.freeze_stages is not None and self.strategy != "partial":
             raise UsageError(f"--freeze-stages goes with --strategy partial, not {self.strategy!r}")
         if self.strategy == "probe" and (given := self.training_options()):
@@ -144,5 +149,6 @@ class FinetuneRequest:
             "--average": self.average,
             "--interpolate": self.interpolate,
             "--lr-race": self.lr_race,
+            "--trials": self.trials is not None,
         }
         return [name for name, is_given in given.items() if is_given]

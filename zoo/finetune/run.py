@@ -64,7 +64,11 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     request, why = _settle(request, data, resolved)
     record = resolved.record(data.classes, head_options(resolved, request))
     # Everything that can be refused is refused before the folder exists, and what is quick to tell comes first.
-    make_plan(request, resolved.staged, resolved.input, data)
+    plan = make_plan(request, resolved.staged, resolved.input, data)
+    if request.trials is not None:
+        from zoo.finetune.space import search_space  # here, since Optuna takes its time to load
+
+        search_space(request, resolved, plan)
     find_accelerator(request.device, request.devices)
     model = _build(request, resolved, record)
     store = ImageStore(data)
@@ -126,7 +130,7 @@ def _finish(
         names = {plugin.name for plugin in environment.catalogue.plugins if plugin.status != "blocked"}
         in_processes(request.devices, _take_part, run.path, names, environment.cache, environment.mirror, progress)
         return run.read("result")
-    return Job(
+    job = Job(
         request=request,
         resolved=resolved,
         data=data,
@@ -137,7 +141,8 @@ def _finish(
         environment=environment,
         progress=progress,
         run=run,
-    ).finish()
+    )
+    return _train(job)
 
 
 def _take_part(seat: Seat, out: Path, plugins: set[str], cache: Path, mirror: str | None, progress: Progress) -> None:
@@ -160,6 +165,15 @@ def _take_part(seat: Seat, out: Path, plugins: set[str], cache: Path, mirror: st
         progress=progress if fabric.is_global_zero else Silent(),
         run=run,
     ).finish()
+
+
+def _train(job: Job) -> dict[str, Any]:
+    """The result of a job, or of the best of the trials it asks for."""
+    if job.request.trials is None:
+        return job.finish()
+    from zoo.finetune.search import search
+
+    return search(job)
 
 
 def _with_twin(

@@ -62,6 +62,9 @@ def _finetune(
     balance: Annotated[
         bool, typer.Option("--balance", help="Treat rare classes as if they were as frequent as others.")
     ] = False,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Search: train N times, keep the best on validation images.")
+    ] = None,
     augment: Annotated[
         Literal["auto", "none", "gentle", "crop", "trivial", "affine"],
         typer.Option(help="How training images are varied."),
@@ -131,6 +134,7 @@ def _finetune(
             interpolate=interpolate,
             lr_race=lr_race,
             balance=balance,
+            trials=trials,
             augment=augment,
             mirror=mirror,
             cache=cache,
@@ -166,6 +170,12 @@ def _finetune(
             f"test accuracy {percent(result['test_accuracy'])}, validation {percent(result['val_accuracy'])}, "
             f"{result['steps']} steps in {result['seconds']:.1f} s"
         )
+        if "trials" in result:
+            settings = ", ".join(
+                f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in result["best_settings"].items()
+            )
+            out.line(f"best of {result['trials']} trials: number {result['best_trial']} ({settings})")
         if "scratch" in result:
             out.line(
                 f"from scratch: test accuracy {percent(result['scratch']['test_accuracy'])}; see the curves with "
