@@ -82,6 +82,8 @@ def test_what_is_wrong_from_the_beginning_is_told_before_any_process_starts(
         dry_run(_request(dataset, strategy="full", devices=40), environment, Silent())
     with pytest.raises(UsageError, match="--devices means nothing to a probe"):
         _request(dataset, strategy="probe")
+    with pytest.raises(UsageError, match="--devices 2: a trial of a search trains on one device"):
+        _request(dataset, strategy="full", trials=2)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(DeviceError, match="--devices 2, torch sees 1"):

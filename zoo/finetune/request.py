@@ -91,6 +91,8 @@ class FinetuneRequest:
                 raise UsageError(f"{name}: {value}; must be more than 0")
         if self.val_share is not None and not 0 <= self.val_share < 1:
             raise UsageError(f"--val-share: {self.val_share}; must be in [0, 1)")
+        if self.devices > 1 and self.trials is not None:
+            raise UsageError(f"--devices {self.devices}: a trial of a search trains on one device; leave it out")
         if self.freeze_stages is not None and self.strategy != "partial":
             raise UsageError(f"--freeze-stages goes with --strategy partial, not {self.strategy!r}")
         if self.strategy == "probe" and (given := self.training_options()):
