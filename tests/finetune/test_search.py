@@ -226,8 +226,6 @@ def test_two_processes_do_not_search_in_one_run(dataset: Path, environment: Envi
 def test_requests_that_cannot_be_searched(environment: Environment, dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--trials: 0; must be more than 0"):
         _request(dataset, trials=0)
-    with pytest.raises(UsageError, match="--trials goes with one device, not --devices 2"):
-        _request(dataset, trials=2, devices=2)
     with pytest.raises(UsageError, match="--trials means nothing to a probe"):
         _request(dataset, strategy="probe", epochs=None)
     few = make_folder(tmp_path / "few", 4, 2)

@@ -97,8 +97,6 @@ class FinetuneRequest:
             raise UsageError(f"--freeze-stages goes with --strategy partial, not {self.strategy!r}")
         if self.strategy == "probe" and (given := self.training_options()):
             raise UsageError(f"{given[0]} means nothing to a probe, which takes no training steps; leave it out")
-        if self.trials is not None and self.devices > 1:
-            raise UsageError(f"--trials goes with one device, not --devices {self.devices}; leave one of them out")
         if not 0 < (self.layer_decay or 1.0) <= 1:
             raise UsageError(f"--layer-decay: {self.layer_decay}; must be in (0, 1]")
         for name, strength in (("--l2-sp", self.l2_sp), ("--co-tuning", self.co_tuning)):
