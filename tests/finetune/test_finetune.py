@@ -258,3 +258,19 @@ def test_an_operation_that_is_never_the_same_is_named(
     with pytest.raises(RunError, match="--deterministic: put_ gives another result each time; leave the option out"):
         finetune(replace(request, deterministic=True), tmp_path / "same", full, Silent())
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("strategy", ["probe", "lp-ft"])
+def test_a_class_without_validation_images_is_learnt_all_the_same(
+    strategy: str, environment: Environment, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "data", 12, 8)
+    for number, name in enumerate(sorted(path.name for path in (folder / "train").iterdir())):
+        if number:  # all but the first
+            (folder / "val" / name).mkdir(parents=True)
+            for image in sorted((folder / "train" / name).iterdir())[:4]:
+                image.rename(folder / "val" / name / image.name)
+    result = finetune(_request(folder, strategy=strategy), tmp_path / "run", environment, Silent())
+    predictions = RunFolder.open_complete(tmp_path / "run").read_predictions()
+    assert predictions["val"].shape == (8, 3)
+    assert result["test_accuracy"] > 0.7
