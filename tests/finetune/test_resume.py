@@ -68,7 +68,8 @@ def test_killed_and_resumed_is_bit_identical(
             _arguments(dataset, strategy, cut),
             cut,
             cache,
-            lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 4,
+            # An evaluation an epoch: the gradual one is cut in its last phase, when all stages have been trained.
+            lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= (13 if strategy == "gradual" else 4),
         )
         assert (cut / "checkpoint" / "state.safetensors").is_file()  # it goes on, rather than begin again
     resumed = zoo("finetune", "--resume", "--out", cut, "--json")

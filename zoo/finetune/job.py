@@ -23,7 +23,7 @@ from zoo.data.store import ImageStore, labels
 from zoo.errors import ZooError
 from zoo.finetune.checkpoint import Position, save_tensors
 from zoo.finetune.events import tell_plugins
-from zoo.finetune.loop import Splits, Training
+from zoo.finetune.loop import Training
 from zoo.finetune.objective import Network, Objective, Relation, SourceLogits, StartingPoint
 from zoo.finetune.plan import Plan
 from zoo.finetune.race import race
@@ -218,7 +218,8 @@ class Job:
             return Training(
                 Network(self.model, source_head),
                 plan=plan,
-                splits_of=self._splits,
+                splits_of=self._sources.of_phase,
+                check_frozen=self._check_frozen,
                 track_test=self.request.track_test,
                 objective=objective,
                 fabric=self.fabric,
@@ -277,12 +278,6 @@ class Job:
         if self.plan.interpolate:
             done["interpolation"] = interpolate(self.model, training.start, judge)
         return done
-
-    def _splits(self, phase: int) -> Splits:
-        """What phase number `phase` trains on and is measured on."""
-        if phase:
-            self._check_frozen(phase - 1)
-        return self._sources.of_phase(phase)
 
     @cached_property
     def _pristine(self) -> list[str]:

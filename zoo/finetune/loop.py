@@ -52,6 +52,7 @@ class Training:
         *,
         plan: Plan,
         splits_of: Callable[[int], Splits],
+        check_frozen: Callable[[int], None],
         track_test: bool,
         objective: Objective,
         fabric: Fabric,
@@ -60,14 +61,15 @@ class Training:
         checkpoint_seconds: float,
         record: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        """`splits_of` gives what a phase trains on, when it begins; `record` gets one row per evaluation.
+        """`splits_of` gives what a phase trains on, when it begins, and `check_frozen` is called when it ends.
 
-        `track_test` measures the test split at every evaluation. `checkpoint` is the file that holds the state in
-        between.
+        `record` gets one row per evaluation; `track_test` measures the test split, too. `checkpoint` is the file that
+        holds the state in between.
         """
         self._model = network.model
         self._plan = plan
         self._splits_of = splits_of
+        self._check_frozen = check_frozen
         self._track_test = track_test
         self._objective = objective
         self._fabric = fabric
@@ -155,6 +157,8 @@ class Training:
         number = self._plan.phase_of(self.position.step // self._plan.steps_per_epoch)
         if number == self._phase:
             return
+        if self._phase >= 0:
+            self._check_frozen(self._phase)
         self.splits = self._splits_of(number)
         self._model.freeze(self._plan.phases[number].freeze_stages)
         # Wrapped anew, for DDP waits for the gradients of all that was thawed when it came to know the network.
