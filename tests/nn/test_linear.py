@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 
 from zoo.nn.calibrate import fit_temperature
+from zoo.nn.head_fit import fit_head
 from zoo.nn.linear import L2_GRID, fit_linear
 from zoo.nn.logistic import Problems, solve
 from zoo.nn.ridge import fit_ridge
@@ -148,3 +149,20 @@ def test_groups_of_features_are_brought_to_one_scale() -> None:
         same = {"val": None, "classes": CLASSES, "seed": 0, "refit": False, "task": task, "widths": (5, 15)}
         found = [fit_linear((rows, labels), **same) for rows in (features, stretched)]  # type: ignore[arg-type]
     torch.testing.assert_close(found[0].logits(features), found[1].logits(stretched), rtol=1e-4, atol=1e-4)
+
+
+def test_a_fitted_head_leaves_no_gradients_behind() -> None:
+    features, labels = _blobs(10, 1)
+    head = torch.nn.Sequential(torch.nn.Linear(20, 8), torch.nn.ReLU(), torch.nn.Linear(8, CLASSES)).double()
+    fit_head(
+        head,
+        train=(features, labels),
+        val=None,
+        loss=torch.nn.functional.cross_entropy,
+        seed=0,
+        refit=False,
+        progress=Silent(),
+        widths=(20,),
+    )
+    assert (head(features).argmax(1) == labels).double().mean() > 0.9
+    assert all(parameter.grad is None for parameter in head.parameters())

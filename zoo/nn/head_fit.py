@@ -46,10 +46,10 @@ def fit_head(
     with progress.task("fitting the head", _STEPS) as task:
         for step in range(_STEPS):
             torch.manual_seed(derive_seed(seed, "head dropout", step))
-            optimizer.zero_grad()
             value = loss(head(train[0]), train[1])
             value.backward()
             optimizer.step()
+            optimizer.zero_grad()  # after the last step too: what is trained next must not inherit gradients
             schedule.step()
             task.advance(1)
     head.eval()
