@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from zoo.data.dataset import DataSet, Sample
+from zoo.errors import UsageError
 from zoo.finetune.auto import settle
 from zoo.finetune.request import FinetuneRequest
 
@@ -42,3 +43,15 @@ def test_the_choice(
     settled, why = settle(request, _data(per_class), lambda: params)
     assert settled == replace(request, strategy=strategy, freeze_stages=frozen)  # type: ignore[arg-type]
     assert why
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "probe", "balance": True}, "--balance means nothing to a probe"),
+        ({"strategy": "lp-ft", "co_tuning": 2.3, "drop_stages": 1}, "--co-tuning needs the classifier of the source"),
+    ],
+)
+def test_options_that_would_do_nothing_or_break_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        FinetuneRequest(data="x", backbone="y", **options)

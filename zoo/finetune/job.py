@@ -87,7 +87,7 @@ class Job:
         model.freeze(plan.freeze_stages)
         place(model, self.fabric)
         frozen_sha256 = state_digest(model.frozen_modules())
-        self._pristine  # noqa: B018 - noted before anything can change
+        _ = self._pristine  # noted now, before anything can change
         checkpoint = run.checkpoint / "state.safetensors"
         with deterministic(self.request.deterministic):
             outcome = self._train(checkpoint) if plan.strategy.trains_backbone else self._probe()

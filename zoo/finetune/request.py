@@ -97,6 +97,10 @@ class FinetuneRequest:
             raise UsageError(f"--freeze-stages goes with --strategy partial, not {self.strategy!r}")
         if self.strategy == "probe" and (given := self.training_options()):
             raise UsageError(f"{given[0]} means nothing to a probe, which takes no training steps; leave it out")
+        if self.co_tuning and self.drop_stages:
+            raise UsageError(
+                "--co-tuning needs the classifier of the source task, which --drop-stages takes off; drop one"
+            )
         if not 0 < (self.layer_decay or 1.0) <= 1:
             raise UsageError(f"--layer-decay: {self.layer_decay}; must be in (0, 1]")
         for name, strength in (("--l2-sp", self.l2_sp), ("--co-tuning", self.co_tuning)):
@@ -152,6 +156,7 @@ class FinetuneRequest:
             "--average": self.average,
             "--interpolate": self.interpolate,
             "--lr-race": self.lr_race,
+            "--balance": self.balance,
             "--trials": self.trials is not None,
         }
         return [name for name, is_given in given.items() if is_given]
