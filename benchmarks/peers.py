@@ -23,17 +23,24 @@ from reporting import report
 
 _SLOTS = ("data", "weights", "arch", "split", "out", "seed", "batch", "threads")
 _ROWS: dict[str, tuple[str, ...]] = {
+    "by hand: features and logistic regression": ("expert-ort",),
+    "torch, frozen, 3 epochs": ("torch-frozen", "--epochs", "3"),
+    "timm, frozen, 3 epochs": ("timm-frozen", "--epochs", "3"),
+    "fastai, frozen, 3 epochs": ("fastai", "--frozen", "3", "--tune", "0"),
+    "finetuning-scheduler, frozen, 3 epochs": ("lightning-fts", "--frozen", "3", "--tune", "0"),
+    "Ultralytics, frozen, 3 epochs": ("ultralytics", "--frozen", "3", "--tune", "0"),
+    "torch, full, 5 epochs": ("torch-full", "--epochs", "5"),
+    "timm, full, 5 epochs": ("timm-frozen", "--mode", "full", "--epochs", "5"),
+    "fastai, 1 + 4 epochs": ("fastai", "--frozen", "0", "--tune", "4"),
+    "finetuning-scheduler, 1 + 4 epochs": ("lightning-fts", "--frozen", "1", "--tune", "4"),
+    "Ultralytics, full, 5 epochs": ("ultralytics", "--tune", "5"),
+    "timm, frozen, 20 epochs": ("timm-frozen", "--epochs", "20"),
+    "fastai, frozen, 20 epochs": ("fastai", "--frozen", "20", "--tune", "0"),
+    "finetuning-scheduler, frozen, 20 epochs": ("lightning-fts", "--frozen", "20", "--tune", "0"),
+    "Ultralytics, frozen, 20 epochs": ("ultralytics", "--frozen", "20", "--tune", "0"),
     "zoo probe": ("zoo", "--strategy", "probe"),
     "zoo": ("zoo",),
     "zoo, 5 epochs": ("zoo", "--epochs", "5", "--patience", "0"),
-    "by hand: features and logistic regression": ("expert-ort",),
-    "torch, frozen, 3 epochs": ("torch-frozen", "--epochs", "3"),
-    "torch, full, 5 epochs": ("torch-full", "--epochs", "5"),
-    "timm, frozen, 20 epochs": ("timm-frozen", "--epochs", "20"),
-    "fastai, 1 + 1": ("fastai",),
-    "Lightning BackboneFinetuning, 1 + 1": ("lightning-backbone",),
-    "finetuning-scheduler, 1 + 1": ("lightning-fts",),
-    "Ultralytics": ("ultralytics",),
 }
 
 
@@ -46,6 +53,7 @@ def main() -> None:
     parser.add_argument("--arch", default="mobilenet_v2")
     parser.add_argument("--python", action="append", default=[], help="ENV=INTERPRETER")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", help="only rows whose name contains this")
     parser.add_argument("--cells", type=Path, help="a file of finished rows, to go on from")
     parser.add_argument("--out", type=Path)
@@ -82,7 +90,7 @@ def _cell(
     bench: Path, log: Path, arguments: argparse.Namespace, name: dict[str, Any], options: list[str]
 ) -> dict[str, Any]:
     """One finished row of the log, run now where it is not there yet."""
-    name = {**name, "data": Path(arguments.data).name, "arch": arguments.arch}
+    name = {**name, "data": Path(arguments.data).name, "arch": arguments.arch, "threads": arguments.threads}
     for _ in range(2):
         done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         for cell in done:
@@ -93,7 +101,17 @@ def _cell(
         command = [
             *(sys.executable, str(bench / "run.py"), "--data", arguments.data, "--weights", arguments.weights),
             *("--arch", arguments.arch, "--target", name["target"], "--label", name["label"]),
-            *("--seed", str(name["seed"]), "--results", str(log.resolve()), *words, "--", *options),
+            *(
+                "--seed",
+                str(name["seed"]),
+                "--threads",
+                str(name["threads"]),
+                "--results",
+                str(log.resolve()),
+                *words,
+                "--",
+                *options,
+            ),
         ]
         subprocess.run(command, check=True)
     raise AssertionError(f"no result of {name} in {log}")
