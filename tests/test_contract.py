@@ -13,6 +13,8 @@ from zoo.testing import check_backbone, check_head
 CATALOGUE = Catalogue.installed({"torchvision", "heads", "tiny"})
 DEEP = ("squeezenet1_1", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf", "vit_b_16", "swin_t")
 """One of each kind of graph is exported too; the others of a family differ in numbers only."""
+LARGE = ("vit_b_16_384",)
+NAMES = [entry.spec.name for entry in CATALOGUE.backbones if entry.plugin.name == "torchvision"]
 
 
 def test_tiny() -> None:
@@ -24,8 +26,9 @@ def test_heads(name: str) -> None:
     assert check_head(CATALOGUE.find_head(name).spec) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [e.spec.name for e in CATALOGUE.backbones if e.plugin.name == "torchvision"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.exhaustive if n in LARGE else pytest.mark.slow) for n in NAMES]
+)
 def test_torchvision(name: str) -> None:
     entry, _ = CATALOGUE.find_backbone(f"torchvision/{name}")
     assert check_backbone(entry.spec, deep=name in DEEP) == []
