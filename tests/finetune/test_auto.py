@@ -48,7 +48,7 @@ def test_the_choice(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strategy": "probe", "balance": True}, "--balance means nothing to a probe"),
+        ({"strategy": "probe", "average": True}, "--average means nothing to a probe"),
         ({"strategy": "lp-ft", "co_tuning": 2.3, "drop_stages": 1}, "--co-tuning needs the classifier of the source"),
     ],
 )

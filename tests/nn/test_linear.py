@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from zoo.nn.calibrate import fit_temperature
 from zoo.nn.head_fit import fit_head
 from zoo.nn.linear import L2_GRID, fit_linear
 from zoo.nn.logistic import Problems, solve
-from zoo.nn.ridge import fit_ridge
+from zoo.nn.ridge import left_out_scores
 from zoo.nn.tap_choice import choose_taps
 from zoo.progress import Silent
 
@@ -52,19 +52,17 @@ def test_a_fold_is_the_problem_without_its_samples() -> None:
 def test_ridge_left_out_is_exact(width: int) -> None:
     features, labels = _blobs(15, 1, width)
     grid = features.new_tensor([1e-3, 1.0])
-    path = fit_ridge(features, labels, CLASSES, grid)
+    centred = features - features.mean(0)
+    found = left_out_scores(centred @ centred.T, labels, CLASSES, grid)
     targets = np.eye(CLASSES)[labels]
     for number, l2 in enumerate(grid.tolist()):
-        reference = Ridge(alpha=l2 * len(labels)).fit(features.numpy(), targets)
-        np.testing.assert_allclose(path.weight[number].numpy(), reference.coef_, atol=1e-9)
         for row in (0, 31):
             others = np.arange(len(labels)) != row
             # The strength stays that of the whole set: only one row's error is taken out.
-            centred = features.numpy() - features.numpy().mean(0)
-            design = np.hstack([centred, np.full((len(labels), 1), 1.0)])
+            design = np.hstack([centred.numpy(), np.full((len(labels), 1), 1.0)])
             penalty = np.diag([l2 * len(labels)] * width + [0.0])
             solution = np.linalg.solve(design[others].T @ design[others] + penalty, design[others].T @ targets[others])
-            np.testing.assert_allclose(path.left_out[number, row].numpy(), design[row] @ solution, atol=1e-8)
+            np.testing.assert_allclose(found[number, row].numpy(), design[row] @ solution, atol=1e-8)
 
 
 def test_temperature_is_the_best_on_a_fine_grid() -> None:
@@ -95,7 +93,9 @@ def test_logits_that_tell_nothing_stay_as_they_are() -> None:
 def test_as_good_as_the_best_strength_of_scikit_learn(held_out: bool) -> None:
     train, val, test = _blobs(30, 1), _blobs(200, 2), _blobs(500, 3)
     with Silent().task("", 1) as task:
-        found = fit_linear(train, val if held_out else None, classes=CLASSES, seed=0, refit=False, task=task)
+        found = fit_linear(
+            train, val if held_out else None, classes=CLASSES, seed=0, refit=False, balance=False, task=task
+        )
     losses = []
     for l2 in L2_GRID:
         reference = LogisticRegression(C=1 / (l2 * len(train[0])), max_iter=5000, tol=1e-8)
@@ -146,9 +146,43 @@ def test_groups_of_features_are_brought_to_one_scale() -> None:
     features, labels = _blobs(30, 1)
     stretched = torch.cat([features[:, :5] * 1e4, features[:, 5:]], 1)
     with Silent().task("", 1) as task:
-        same = {"val": None, "classes": CLASSES, "seed": 0, "refit": False, "task": task, "widths": (5, 15)}
+        same = {
+            "val": None,
+            "classes": CLASSES,
+            "seed": 0,
+            "refit": False,
+            "balance": False,
+            "task": task,
+            "widths": (5, 15),
+        }
         found = [fit_linear((rows, labels), **same) for rows in (features, stretched)]  # type: ignore[arg-type]
     torch.testing.assert_close(found[0].logits(features), found[1].logits(stretched), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["linear", "hidden layer"])
+@pytest.mark.parametrize("held_out", [False, True], ids=["cross validation", "validation samples"])
+def test_balance_makes_rare_classes_count_as_much(hidden: bool, held_out: bool) -> None:
+    features, labels = _blobs(200, 1)
+    kept = torch.cat([(labels == label).nonzero()[:count] for label, count in enumerate((200, 60, 20, 6))]).flatten()
+    val, test = _blobs(40, 2), _blobs(200, 3)
+    recall = {}
+    for balance in (False, True):
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(20, 16), torch.nn.ReLU(), torch.nn.Linear(16, CLASSES)]
+        head = torch.nn.Sequential(*layers).double() if hidden else torch.nn.Linear(20, CLASSES).double()
+        fit_head(
+            head,
+            train=(features[kept], labels[kept]),
+            val=val if held_out else None,
+            loss=torch.nn.functional.cross_entropy,
+            seed=0,
+            refit=False,
+            balance=balance,
+            progress=Silent(),
+            widths=(20,),
+        )
+        recall[balance] = float((head(test[0]).argmax(1) == test[1])[test[1] == CLASSES - 1].double().mean())
+    assert recall[True] > recall[False] + 0.1
 
 
 def test_a_fitted_head_leaves_no_gradients_behind() -> None:

@@ -39,7 +39,7 @@ from zoo.nn.calibrate import fit_temperature
 from zoo.nn.engine import deterministic, place
 from zoo.nn.head_fit import fit_head
 from zoo.nn.inference import logits, score_logits
-from zoo.nn.linear import Labelled
+from zoo.nn.linear import Labelled, log_shares
 from zoo.nn.model import TransferModel, state_digest
 from zoo.nn.tap_choice import choose_taps
 from zoo.nn.taps import make_taps
@@ -196,6 +196,7 @@ class Job:
             loss=self.resolved.head.spec.loss,
             seed=self.request.seed,
             refit=refit,
+            balance=self.plan.balance,
             progress=self.progress,
             widths=sources.widths(taps),
         )
@@ -256,7 +257,7 @@ class Job:
             relation = Relation.of(torch.from_numpy(rows.copy()), truth, classes, plan.co_tuning)
         return Objective(
             loss=self.resolved.head.spec.loss,
-            log_prior=torch.bincount(truth, minlength=classes).float().div(len(truth)).log() if plan.balance else None,
+            log_prior=log_shares(truth, classes) if plan.balance else None,
             start=StartingPoint.of(self.model, plan.l2_sp) if plan.l2_sp else None,
             relation=relation,
         )

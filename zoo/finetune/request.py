@@ -156,7 +156,6 @@ class FinetuneRequest:
             "--average": self.average,
             "--interpolate": self.interpolate,
             "--lr-race": self.lr_race,
-            "--balance": self.balance,
             "--trials": self.trials is not None,
         }
         return [name for name, is_given in given.items() if is_given]

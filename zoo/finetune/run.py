@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,9 @@ from zoo.nn.model import TransferModel
 from zoo.nn.team import Seat, join
 from zoo.progress import Progress, Silent
 from zoo.runtime.threads import available_threads
+
+_UNEVEN = 10
+"""Where the most frequent class has so many times as many images as the rarest, a remark tells how to balance them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +83,9 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     run.write("dataset", {**data.to_json(), "skipped": skipped})
     run.write_model(asdict(request), record)
     progress.say(f"strategy {request.strategy}: {run.decide('why this strategy', lambda: why)}")
+    fewest, most = _extremes(data)
+    if most >= _UNEVEN * fewest and not request.balance:
+        progress.say(f"classes have {fewest} to {most} training images: --balance makes rare ones count as much")
     # The plan is made once more there, for the images that are really used: a resumed run knows no others.
     result = _finish(run, request, data, resolved, environment, progress, store=store, model=model)
     return _with_twin(result, request, run, environment, progress)
@@ -104,6 +111,12 @@ def resume(out: Path, environment: Environment, progress: Progress, *, devices: 
     _check_unchanged(data, progress)
     result = _finish(run, request, data, resolved, environment, progress)
     return _with_twin(result, request, run, environment, progress)
+
+
+def _extremes(data: DataSet) -> tuple[int, int]:
+    """The fewest and the most training images that a class has."""
+    counts = Counter(sample.label for sample in data.of("train")).values()
+    return min(counts), max(counts)
 
 
 def _read_records(run: RunFolder) -> tuple[FinetuneRequest, DataSet]:

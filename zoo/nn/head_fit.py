@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.nn.engine import derive_seed
-from zoo.nn.linear import STEPS, Labelled, fit_linear
+from zoo.nn.linear import STEPS, Labelled, fit_linear, log_shares
 from zoo.progress import Progress
 
 _STEPS = 300
@@ -24,18 +24,29 @@ def fit_head(
     loss: Callable[[Tensor, Tensor], Tensor],
     seed: int,
     refit: bool,
+    balance: bool = False,
     progress: Progress,
     widths: Sequence[int],
 ) -> Labelled | None:
     """Trains `head` in place on (features [N, D] in groups of `widths`, labels [N]).
 
     A lone linear layer is solved to its optimum and calibrated, with `refit` on the validation samples too, see
-    `fit_linear`; any other head takes AdamW steps on all training samples at once. Gives logits and labels of the
+    `fit_linear`; any other head takes AdamW steps on all training samples at once. With `balance` classes count alike,
+    however many samples each has. Gives logits and labels of the
     validation samples, from a head that has not seen them; None without validation samples.
     """
     if isinstance(head, nn.Linear):
         with progress.task("fitting the head", STEPS) as task:
-            best = fit_linear(train, val, classes=head.out_features, seed=seed, refit=refit, task=task, widths=widths)
+            best = fit_linear(
+                train,
+                val,
+                classes=head.out_features,
+                seed=seed,
+                refit=refit,
+                balance=balance,
+                task=task,
+                widths=widths,
+            )
         with torch.no_grad():
             head.weight.copy_(best.weight)
             head.bias.copy_(best.bias)
@@ -46,7 +57,8 @@ def fit_head(
     with progress.task("fitting the head", _STEPS) as task:
         for step in range(_STEPS):
             torch.manual_seed(derive_seed(seed, "head dropout", step))
-            value = loss(head(train[0]), train[1])
+            found = head(train[0])
+            value = loss(found + log_shares(train[1], found.shape[1]) if balance else found, train[1])
             value.backward()
             optimizer.step()
             optimizer.zero_grad()  # after the last step too: what is trained next must not inherit gradients

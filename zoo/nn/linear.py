@@ -49,6 +49,7 @@ def fit_linear(
     classes: int,
     seed: int,
     refit: bool,
+    balance: bool = False,
     task: Task,
     widths: Sequence[int] | None = None,
 ) -> LinearFit:
@@ -58,6 +59,10 @@ def fit_linear(
     without it in stratified cross validation; the temperature comes from the same logits. With `refit` the chosen
     problem is solved once more on training and validation samples together. Features are standardised by group, so
     that a strength means the same for every backbone.
+
+    `balance` makes classes count alike, however many samples each has: their log shares are taken off the bias (Menon
+    et al. 2021, logit adjustment; for a linear head the same before and after fitting), and the mean over classes of
+    the cross entropy chooses. Measured on flowers with 240 to 5 images per class, better than weighted samples.
     """
     mean, scale = standardise(train[0].double(), widths or [train[0].shape[1]])
 
@@ -68,19 +73,29 @@ def fit_linear(
     trial = _trial(seen, held_out, classes, seed)
     task.advance(1, "strength of regularisation")
     l2, temperature, unseen, start = L2_UNTOLD, 1.0, None, None
+    prior = log_shares(train[1], classes) if balance else torch.zeros(classes)
     if trial is not None:
+        tried, truth = trial.logits - prior, trial.truth
+        weight = 1 / torch.bincount(truth, minlength=classes).clamp_min(1) if balance else None
         # The plain loss chooses: after temperature scaling, stronger fits win that are right less often.
-        number = int(torch.stack([F.cross_entropy(row, trial.truth) for row in trial.logits]).argmin())
-        l2, temperature = L2_GRID[number], fit_temperature(trial.logits[number], trial.truth)
-        unseen, start = (trial.logits[number] / temperature, trial.truth), trial.theta[number, :1].double()
+        number = int(torch.stack([F.cross_entropy(row, truth, weight) for row in tried]).argmin())
+        l2, temperature = L2_GRID[number], fit_temperature(tried[number], truth)
+        unseen, start = (tried[number] / temperature, truth), trial.theta[number, :1].double()
     if refit and held_out is not None:
         seen = torch.cat([seen[0], held_out[0]]), torch.cat([seen[1], held_out[1]])
     features, labels = seen
     problem = Problems(features, labels, classes, features.new_ones(1, len(labels)), features.new_tensor([l2]))
-    theta = solve(problem, iterations=500, tolerance=1e-6, start=start)[0] / temperature
+    theta = solve(problem, iterations=500, tolerance=1e-6, start=start)[0]
+    theta[:, -1] -= prior
+    theta /= temperature
     task.advance()
     weight = theta[:, :-1] / scale
     return LinearFit(weight=weight, bias=theta[:, -1] - weight @ mean, l2=l2, temperature=temperature, held_out=unseen)
+
+
+def log_shares(labels: Tensor, classes: int) -> Tensor:
+    """The logarithm of each class's share [C] among labels [N], all classes being there."""
+    return torch.bincount(labels, minlength=classes).float().div(len(labels)).log()
 
 
 def standardise(features: Tensor, widths: Sequence[int]) -> tuple[Tensor, Tensor]:

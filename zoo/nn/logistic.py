@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,22 +46,34 @@ class Problems:
         gradient[..., -1] = error.sum(0).view(problems, classes)
         return loss, gradient
 
+    def only(self, chosen: Tensor) -> Problems:
+        """The problems marked in `chosen` [B]."""
+        return replace(self, weights=self.weights[chosen], l2=self.l2[chosen])
+
 
 def solve(problems: Problems, *, iterations: int, tolerance: float, start: Tensor | None = None) -> Tensor:
     """The minimisers [B, C, D + 1] of all problems, the bias last; searched from `start`, zeros when None.
 
     Limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.5) with one step length per problem, found by halving
-    until it satisfies Armijo's condition. Ends when no gradient has a component above `tolerance`.
+    until it satisfies Armijo's condition. A problem is solved when its gradient has no component above `tolerance`, or
+    when no step helps any more; the others go on without it.
     """
     shape = len(problems.l2), problems.classes, problems.features.shape[1] + 1
     theta = start if start is not None else problems.features.new_zeros(shape)
+    solved = torch.empty_like(theta)
+    number = torch.arange(len(theta))
     loss, gradient = problems.loss_and_gradient(theta)
     history: list[tuple[Tensor, Tensor, Tensor]] = []
+    open_ = gradient.abs().amax((1, 2)) > tolerance
     for _ in range(iterations):
-        open_ = gradient.abs().amax((1, 2)) > tolerance
-        if not open_.any():
+        if not open_.all():
+            solved[number[~open_]] = theta[~open_]
+            number, problems = number[open_], problems.only(open_)
+            theta, loss, gradient = theta[open_], loss[open_], gradient[open_]
+            history = [(step[open_], change[open_], inverse[open_]) for step, change, inverse in history]
+        if not len(theta):
             break
-        direction = -_inverse_hessian_times(gradient, history) * _column(open_)
+        direction = -_inverse_hessian_times(gradient, history)
         slope = _dot(direction, gradient)
         length = torch.ones_like(loss) if history else 1 / gradient.flatten(1).norm(dim=1).clamp_min(1)
         for _ in range(_HALVINGS):
@@ -72,16 +84,17 @@ def solve(problems: Problems, *, iterations: int, tolerance: float, start: Tenso
                 break
             length = torch.where(short, length / 2, length)
         # Where no step helps, the problem has met the precision of its numbers: it stays where it is.
-        better = _column(new_loss < loss)
-        moved, new_gradient = torch.where(better, moved, theta), torch.where(better, new_gradient, gradient)
+        better = new_loss < loss
+        moved = torch.where(_column(better), moved, theta)
+        new_gradient = torch.where(_column(better), new_gradient, gradient)
         step, change = moved - theta, new_gradient - gradient
         curvature = _dot(step, change)
         history.append((step, change, torch.where(curvature > 1e-12, 1 / curvature, 0)))
         del history[:-_MEMORY]
-        if not better.any():
-            break
         theta, loss, gradient = moved, torch.minimum(loss, new_loss), new_gradient
-    return theta
+        open_ = better & (gradient.abs().amax((1, 2)) > tolerance)
+    solved[number] = theta
+    return solved
 
 
 def _inverse_hessian_times(gradient: Tensor, history: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:

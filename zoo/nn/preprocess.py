@@ -44,11 +44,14 @@ class Preprocess(nn.Module):
             torch.sym_max(resized_w, width * resized_h // height),
         ]
         pixels = F.interpolate(pixels, size, mode=spec.interpolation, antialias=True)  # type: ignore[arg-type]
-        # Rows and columns by index and not a slice: the exporter then knows that the size is fixed from here on, and
-        # takes 3 s for a small network where the sizes of slices, carried through every layer, cost it 30.
         top, left = _half(size[0] - spec.height), _half(size[1] - spec.width)
-        pixels = pixels.index_select(2, torch.arange(spec.height, device=pixels.device) + top)
-        pixels = pixels.index_select(3, torch.arange(spec.width, device=pixels.device) + left)
+        if torch.compiler.is_exporting():
+            # Rows and columns by index and not a slice: the exporter then knows that the size is fixed from here on,
+            # and takes 3 s for a small network where the sizes of slices, carried through every layer, cost it 30.
+            pixels = pixels.index_select(2, torch.arange(spec.height, device=pixels.device) + top)
+            pixels = pixels.index_select(3, torch.arange(spec.width, device=pixels.device) + left)
+        else:  # a quarter of the time of resizing less
+            pixels = pixels[:, :, top : top + spec.height, left : left + spec.width]
         # Bicubic overshoots at edges; pixels do not.
         return pixels.clamp(0, 255) if spec.interpolation == "bicubic" else pixels
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.nn.engine import generator
 from zoo.nn.linear import L2_GRID, Labelled, standardise
-from zoo.nn.ridge import fit_ridge
+from zoo.nn.ridge import left_out_scores
 
 _ROWS = 2_000
 """More training rows than these are not needed to choose by."""
@@ -29,23 +29,22 @@ def choose_taps(train: Labelled, widths: Sequence[int], *, classes: int, seed: i
     if len(labels) > _ROWS:
         rows = torch.randperm(len(labels), generator=generator(seed, "rows to choose taps by"))[:_ROWS]
         features, labels = features[rows], labels[rows]
-    count = len(widths) - 1
-    right = []
-    for taps in range(count + 1):
-        kept = list(widths[count - taps :])
-        right.append(_left_out_right(features[:, -sum(kept) :], labels, kept, classes))
+    mean, scale = standardise(features, widths)
+    # From the embedding downwards: each tap adds to the inner products of what stands above it.
+    gram, right = features.new_zeros(len(labels), len(labels)), []
+    for group in reversed(((features - mean) / scale).split(list(widths), 1)):
+        gram = gram + group @ group.T
+        right.append(_left_out_right(gram, labels, classes))
     accuracy = [float(row.mean()) for row in right]
     best = max(accuracy)
-    chosen = next(taps for taps in range(count + 1) if accuracy[taps] > best - _GAIN)
+    chosen = next(taps for taps, value in enumerate(accuracy) if value > best - _GAIN)
     difference = right[chosen] - right[0]
     error = float(difference.std(correction=0)) / math.sqrt(len(labels))
     return chosen if accuracy[chosen] - accuracy[0] >= max(_GAIN, error) else 0
 
 
-def _left_out_right(features: Tensor, labels: Tensor, widths: Sequence[int], classes: int) -> Tensor:
+def _left_out_right(gram: Tensor, labels: Tensor, classes: int) -> Tensor:
     """For each sample [N], 1 where the ridge solution fitted without it is right about it; at the best strength."""
-    mean, scale = standardise(features, widths)
-    path = fit_ridge((features - mean) / scale, labels, classes, features.new_tensor(L2_GRID))
-    targets = torch.nn.functional.one_hot(labels, classes)
-    error = (path.left_out - targets).square().mean((1, 2))
-    return (path.left_out[int(error.argmin())].argmax(1) == labels).double()
+    scores = left_out_scores(gram, labels, classes, gram.new_tensor(L2_GRID))
+    error = (scores - torch.nn.functional.one_hot(labels, classes)).square().mean((1, 2))
+    return (scores[int(error.argmin())].argmax(1) == labels).double()
