@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +22,7 @@ from zoo.data.store import ImageStore
 from zoo.finetune.cache import Array, FeatureCache
 from zoo.finetune.engines import WORTH_MACS, cpu_engine
 from zoo.nn.batches import View, view_pixels
-from zoo.nn.engine import generator, place
+from zoo.nn.engine import generator, one_thread_each, place
 from zoo.nn.model import state_digest
 from zoo.nn.preprocess import Preprocess
 from zoo.progress import Progress
@@ -109,7 +108,7 @@ class Extractor:
         chunk = max(1, min(_CHUNK, round(_CHUNK_MACS / self._macs)))
         starts = range(0, len(samples), chunk)
         workers = torch.get_num_threads()
-        with _one_thread_each(), ThreadPoolExecutor(workers) as pool:
+        with one_thread_each(), ThreadPoolExecutor(workers) as pool:
             engine = self._engine(len(samples))
 
             def images_of(start: int) -> Tensor:
@@ -164,14 +163,3 @@ class Extractor:
         kept = torch.from_numpy(rows[drawn.numpy()]).float()
         tolerance = _TOLERANCE if self._around.fabric.device.type == "cpu" else 20 * _TOLERANCE
         return bool((live - kept).abs().max() <= tolerance * live.abs().max())
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Torch on one thread, so that as many workers as there were threads run side by side without waiting."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -92,7 +92,13 @@ class Sources:
             samples, size = self.data.of(split), self.resolved.input
             if not samples:
                 return None
-            return Batches(samples, store=self.store, input_spec=size, batch_size=self.plan.images_per_step)
+            return Batches(
+                samples,
+                store=self.store,
+                input_spec=size,
+                batch_size=self.plan.images_per_step,
+                readers=0 if self.fabric.device.type == "cpu" else torch.get_num_threads(),
+            )
 
         return _splits(batches)
 

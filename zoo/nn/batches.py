@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from zoo.data.dataset import Sample
+from zoo.data.parallel import map_ahead
 from zoo.data.store import ImageStore
 from zoo.nn.augment import Augment, augment_image, warp_batch
-from zoo.nn.engine import generator
+from zoo.nn.engine import generator, one_thread_each
 from zoo.nn.preprocess import Preprocess
 from zoo.specs import ImageInput
+
+T = TypeVar("T")
 
 _PREPARED_BYTES = 1024**3
 
@@ -82,12 +86,20 @@ class Batches:
     entry = 0
 
     def __init__(
-        self, samples: Sequence[Sample], *, store: ImageStore, input_spec: ImageInput, batch_size: int
+        self,
+        samples: Sequence[Sample],
+        *,
+        store: ImageStore,
+        input_spec: ImageInput,
+        batch_size: int,
+        readers: int = 0,
     ) -> None:
+        """`readers` threads prepare batches ahead while a GPU computes; on the CPU, which is busy itself, none does."""
         self.samples = samples
         self.store = store
         self.input_spec = input_spec
         self._batch_size = batch_size
+        self._readers = readers
         # Its own and not the model's, which lives on the model's device.
         self._preprocess = Preprocess(input_spec)
         self._prepared: dict[str, Tensor] = {}
@@ -99,17 +111,21 @@ class Batches:
 
     def plain(self, share: Share = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Source`."""
-        for start in share.starts(len(self.samples), self._batch_size):
+
+        def batch(start: int) -> tuple[Tensor, Tensor]:
             rows = self.samples[start : start + self._batch_size // share.world]
             pixels = torch.stack([self._plain_pixels(sample) for sample in rows])
-            yield self._preprocess.normalise(pixels), _labels(rows)
+            return self._preprocess.normalise(pixels), _labels(rows)
+
+        return self._ahead(batch, share.starts(len(self.samples), self._batch_size))
 
     def augmented(
         self, policy: Augment, *, seed: int, epoch: int, start: int = 0, share: Share = WHOLE
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Source`."""
-        for batch in shuffled(len(self.samples), len(self), seed=seed, epoch=epoch, start=start):
-            indices = share.of(batch).tolist()
+
+        def batch(samples: Tensor) -> tuple[Tensor, Tensor]:
+            indices = share.of(samples).tolist()
             rows = [self.samples[index] for index in indices]
             # Each image has its own, so that it looks the same whatever batch or share of one it is in.
             randomness = [generator(seed, "augment", epoch, index) for index in indices]
@@ -123,7 +139,19 @@ class Batches:
                 pixels = torch.stack(
                     [augment_image(image, spec, policy, own) for image, own in zip(images, randomness, strict=True)]
                 )
-            yield self._preprocess.normalise(pixels), _labels(rows)
+            return self._preprocess.normalise(pixels), _labels(rows)
+
+        return self._ahead(batch, shuffled(len(self.samples), len(self), seed=seed, epoch=epoch, start=start))
+
+    def _ahead(
+        self, batch: Callable[[T], tuple[Tensor, Tensor]], parts: Iterable[T]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """`batch` of each part, in order."""
+        if not self._readers:
+            yield from map(batch, parts)
+            return
+        with one_thread_each(), ThreadPoolExecutor(self._readers) as pool:
+            yield from map_ahead(pool, batch, parts, 2 * self._readers)
 
     def _raw(self, sample: Sample) -> Tensor:
         return torch.from_numpy(self.store.pixels(sample))

@@ -80,6 +80,17 @@ def deterministic(on: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Torch on one thread, so that as many workers as there were threads run side by side without waiting."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def keep_freed_memory() -> None:
     """Tells glibc to keep freed memory for the next tensor.
 

@@ -50,7 +50,7 @@ class Preprocess(nn.Module):
             # and takes 3 s for a small network where the sizes of slices, carried through every layer, cost it 30.
             pixels = pixels.index_select(2, torch.arange(spec.height, device=pixels.device) + top)
             pixels = pixels.index_select(3, torch.arange(spec.width, device=pixels.device) + left)
-        else:  # a quarter of the time of resizing less
+        else:
             pixels = pixels[:, :, top : top + spec.height, left : left + spec.width]
         # Bicubic overshoots at edges; pixels do not.
         return pixels.clamp(0, 255) if spec.interpolation == "bicubic" else pixels
