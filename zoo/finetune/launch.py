@@ -15,10 +15,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from operator import itemgetter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from lightning_fabric import Fabric
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from zoo.artifacts.runs import RunFolder
 from zoo.errors import RunError
@@ -73,13 +73,12 @@ def in_processes(count: int, work: Callable[..., None], *arguments: Any) -> None
     the error. Here the caller takes no part in the work and only watches, so that it never hangs, whoever does.
     """
     context = get_context("spawn")
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     members: list[_Member] = []
-    with catch_interrupt() as interrupt:
+    with catch_interrupt() as interrupt, TemporaryDirectory() as folder:
         try:
             for rank in range(count):
                 ending, theirs = context.Pipe(duplex=False)
-                seat = Seat(rank=rank, world=count, port=store.port)
+                seat = Seat(rank=rank, world=count, meeting=Path(folder) / "meeting")
                 process = context.Process(target=_member, args=(seat, theirs, work, arguments))
                 process.start()
                 theirs.close()

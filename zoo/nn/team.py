@@ -9,13 +9,14 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from zoo.nn.batches import Share
 from zoo.nn.engine import Device, find_accelerator, keep_freed_memory, mixed_precision
@@ -30,8 +31,8 @@ class Seat:
 
     rank: int
     world: int
-    port: int
-    """Where the store listens through which they find each other."""
+    meeting: Path
+    """The file, not there yet, through which they find each other: unlike a port, nobody else can come to it."""
 
 
 def join(seat: Seat, *, device: Device, threads: int) -> Fabric:
@@ -45,7 +46,7 @@ def join(seat: Seat, *, device: Device, threads: int) -> Fabric:
     dist.init_process_group(
         # What is agreed on lies on the CPU and never waits for a GPU.
         "cpu:gloo,cuda:nccl" if accelerator == "cuda" else "gloo",
-        store=TCPStore("127.0.0.1", seat.port),
+        store=FileStore(str(seat.meeting), seat.world),
         rank=seat.rank,
         world_size=seat.world,
         timeout=_TIMEOUT,
