@@ -213,6 +213,21 @@ def test_a_killed_process_takes_the_others_along(dataset: Path, cache: Path, tmp
     assert _all_gone(members)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(dataset: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The run folder of a command with these arguments that nothing disturbed; each is run once."""
+    done: dict[tuple[str, ...], Path] = {}
+
+    def run(*arguments: str) -> Path:
+        if arguments not in done:
+            whole = _Command(dataset, cache, tmp_path_factory.mktemp("whole") / "run", *arguments)
+            assert whole.end() == (0, "")
+            done[arguments] = whole.out
+        return done[arguments]
+
+    return run
+
+
 @linux
 @slow
 @pytest.mark.parametrize(
@@ -221,11 +236,16 @@ def test_a_killed_process_takes_the_others_along(dataset: Path, cache: Path, tmp
     ids=["kill", "ctrl-c", "terminate all"],
 )
 def test_stopped_and_resumed_is_bit_identical(
-    how: str, options: tuple[str, ...], dataset: Path, cache: Path, tmp_path: Path, zoo: Zoo
+    how: str,
+    options: tuple[str, ...],
+    dataset: Path,
+    cache: Path,
+    tmp_path: Path,
+    zoo: Zoo,
+    uninterrupted: Callable[..., Path],
 ) -> None:
     arguments = ("--strategy", *options, "--epochs", "16")
-    whole = _Command(dataset, cache, tmp_path / "whole", *arguments)
-    assert whole.end() == (0, "")
+    whole = uninterrupted(*arguments)
     cut = _Command(dataset, cache, tmp_path / "cut", *arguments)
     members = cut.until_evaluations(4)
     assert len(members) == 2
@@ -243,9 +263,9 @@ def test_stopped_and_resumed_is_bit_identical(
     assert (cut.out / "checkpoint" / "state.safetensors").is_file()
     resumed = zoo("finetune", "--resume", "--out", cut.out, "--json")
     assert resumed.returncode == 0, resumed.stderr
-    assert (cut.out / "weights.safetensors").read_bytes() == (whole.out / "weights.safetensors").read_bytes()
-    assert json.loads(resumed.stdout)["steps"] == RunFolder.open_complete(whole.out).read("result")["steps"]
-    rows = [RunFolder(folder).read_metrics() for folder in (cut.out, whole.out)]
+    assert (cut.out / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    assert json.loads(resumed.stdout)["steps"] == RunFolder.open_complete(whole).read("result")["steps"]
+    rows = [RunFolder(folder).read_metrics() for folder in (cut.out, whole)]
     assert without_seconds(rows[0]) == without_seconds(rows[1])
 
 
