@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--weights", required=True)
+    parser.add_argument("--input-size", default="224")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -75,7 +76,7 @@ def main() -> None:
             for seed in range(arguments.seeds):
                 run = Path(folder) / f"{way}-{seed}"
                 command = [arguments.data, "--backbone", arguments.backbone, "--weights", arguments.weights, *words]
-                finetune([*command, "--seed", str(seed)], cache, out=run)
+                finetune([*command, "--input-size", arguments.input_size, "--seed", str(seed)], cache, out=run)
                 for shift in _SHIFTS:
                     found[shift].append(_accuracy(run, Path(folder) / shift))
             means = {shift: statistics.mean(values) for shift, values in found.items()}

@@ -22,6 +22,9 @@ from typing import Any
 from commands import finetune
 from reporting import report
 
+from zoo.artifacts.runs import RunFolder
+from zoo.finetune.curves import LearningCurve
+
 _PARTIAL = ("--strategy", "partial", "--freeze-stages", "3", "--patience", "0")
 _FEW_LABELS = (*_PARTIAL, "--shots", "45", "--val-share", "0.15", "--epochs", "20")
 
@@ -64,13 +67,15 @@ def _augment() -> dict[str, tuple[str, ...]]:
 
 
 def _transfer() -> dict[str, tuple[str, ...]]:
-    cells = {}
-    for shots in ("5", "10", "20", "50", "100", "all"):
+    # As many epochs as make the steps worth taking; scratch, which has further to go, gets twice as many.
+    epochs = {"5": 20, "10": 20, "20": 20, "50": 10, "100": 10, "all": 5}
+    cells: dict[str, tuple[str, ...]] = {}
+    for shots, count in epochs.items():
         some = () if shots == "all" else ("--shots", shots, "--val-share", "0")
-        for strategy in ("probe", "auto"):
-            cells[f"{shots} per class, {strategy}"] = ("--strategy", strategy, *some)
-        cells[f"{shots} per class, fine-tuned"] = (*_PARTIAL, "--epochs", "10", "--track-test", *some)
-        cells[f"{shots} per class, scratch"] = ("--strategy", "scratch", "--patience", "0", "--track-test", *some)
+        trained = ("--patience", "0", "--track-test", *some)
+        cells[f"{shots} per class, probe"] = ("--strategy", "probe", *some)
+        cells[f"{shots} per class, lp-ft"] = ("--strategy", "lp-ft", "--epochs", str(count), *trained)
+        cells[f"{shots} per class, scratch"] = ("--strategy", "scratch", "--epochs", str(2 * count), *trained)
     return cells
 
 
@@ -90,6 +95,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--weights", help="a file, where the backbone does not ship its own")
+    parser.add_argument("--input-size", help="another input size than the backbone's own")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", help="only rows whose name contains this")
     parser.add_argument("--cells", type=Path, help="a file of finished cells, to go on from")
@@ -105,19 +111,24 @@ def main() -> None:
             cells = []
             for seed in range(arguments.seeds):
                 name = {"data": Path(arguments.data).name, "backbone": arguments.backbone, "way": way, "seed": seed}
+                name |= {"input_size": arguments.input_size}
                 cell = next((cell for cell in done if name.items() <= cell.items()), None)
                 if cell is None:
                     pretrained = arguments.weights is not None and "scratch" not in words
                     weights = ("--weights", arguments.weights) if pretrained else ()
-                    command = [arguments.data, "--backbone", arguments.backbone, *weights, *words, "--seed", str(seed)]
+                    size = ("--input-size", arguments.input_size) if arguments.input_size else ()
+                    command = [arguments.data, "--backbone", arguments.backbone, *weights, *size, *words]
+                    command += ["--seed", str(seed)]
                     with tempfile.TemporaryDirectory() as alone:
                         cache = alone if arguments.table == "boundary" else shared
-                        result, wall = finetune(command, Path(cache))
-                    cell = {**name, "wall": wall, **{key: result[key] for key in _KEPT}}
+                        run = Path(alone) / "run"
+                        result, wall = finetune(command, Path(cache), out=run)
+                        rows_kept = RunFolder(run).read_metrics() if arguments.table == "transfer" else []
+                    cell = {**name, "wall": wall, "metrics": rows_kept, **{key: result[key] for key in _KEPT}}
                     with log.open("a") as file:
                         file.write(json.dumps(cell) + "\n")
                 cells.append(cell)
-            rows.append(_row(way, cells))
+            rows.append(_row(way, cells) | (_promises(cells) if arguments.table == "transfer" else {}))
     report(rows, arguments.out)
 
 
@@ -136,6 +147,18 @@ def _row(way: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
         "ECE": statistics.mean(cell["test_ece"] for cell in cells),
         "steps": round(statistics.mean(cell["steps"] for cell in cells)),
         "seconds in all": round(statistics.mean(cell["wall"] for cell in cells), 1),
+    }
+
+
+def _promises(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Start and slope of the learning curves; the asymptote is the test accuracy."""
+    curves = [LearningCurve.from_metrics(cell["metrics"]) for cell in cells]
+    if not all(curve.steps for curve in curves):
+        return {"start": None, "steps to .75": None}
+    reached = [steps for curve in curves if (steps := curve.steps_to(0.75)) is not None]
+    return {
+        "start": statistics.mean(curve.start for curve in curves),
+        "steps to .75": round(statistics.mean(reached)) if len(reached) == len(curves) else None,
     }
 
 
