@@ -82,7 +82,7 @@ class Training:
         if not plan.keep_statistics:
             share_statistics(network, fabric)
         self._network = network
-        self._optimizer: Any = fabric.setup_optimizers(_make_optimizer(network, plan))
+        self._optimizer: Any = fabric.setup_optimizers(_make_optimizer(network, plan, fabric))
         self._share = share_of(fabric)
         self.start = trainable(self._model)
         self._average = MovingAverage(self._model) if plan.average else None
@@ -103,8 +103,14 @@ class Training:
             self._average.weights = _with_prefix(tensors, "average.")
         self._best = _with_prefix(tensors, "best.")
         state = self._optimizer.state_dict()
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         state["state"] = {
-            number: _with_prefix(tensors, f"optimizer.{number}.") for number in map(int, extra["optimizer"])
+            number: {
+                # Laid out as its parameter: the fused optimiser goes through memory and not through indices.
+                name: torch.empty_like(parameters[number]).copy_(value) if value.ndim else value
+                for name, value in _with_prefix(tensors, f"optimizer.{number}.").items()
+            }
+            for number in map(int, extra["optimizer"])
         }
         self._optimizer.load_state_dict(state)
         self._fabric.strategy.precision.load_state_dict(extra["precision"])
@@ -251,7 +257,7 @@ class Training:
         save_checkpoint(self._checkpoint, self.position, tensors, {"optimizer": list(state), "precision": precision})
 
 
-def _make_optimizer(network: Network, plan: Plan) -> Any:
+def _make_optimizer(network: Network, plan: Plan, fabric: Fabric) -> Any:
     model, groups = network.model, list[dict[str, Any]]()
     parts = [*zip(model.backbone.stages, plan.stage_lrs, strict=True)]
     parts += [(model.backbone.pool, plan.stage_lrs[-1]), (model.head, plan.head_lr)]
@@ -266,7 +272,8 @@ def _make_optimizer(network: Network, plan: Plan) -> Any:
         for parameters, decay in ((decayed, weight_decay), (plain, 0.0)):
             if parameters:
                 groups.append({"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay})
-    return torch.optim.AdamW(groups)
+    # Not with float16, whose gradients the fused form would scale back by itself, after they have been clipped.
+    return torch.optim.AdamW(groups, fused=fabric.strategy.precision.precision != "16-mixed")
 
 
 def _schedule(step: int, total: int) -> float:
