@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import nn
 
 from zoo.artifacts.files import sha256_file
-from zoo.artifacts.runs import RunFolder
-from zoo.data.dataset import DataSet, Split
-from zoo.data.store import ImageStore, labels
+from zoo.data.dataset import Split
+from zoo.data.store import labels
 from zoo.errors import ZooError
 from zoo.finetune.checkpoint import Position, save_tensors
 from zoo.finetune.events import tell_plugins
@@ -27,10 +25,9 @@ from zoo.finetune.loop import Training
 from zoo.finetune.objective import Network, Objective, Relation, SourceLogits, StartingPoint
 from zoo.finetune.plan import Plan
 from zoo.finetune.race import race
-from zoo.finetune.request import FinetuneRequest
-from zoo.finetune.resolve import Environment, Resolved
 from zoo.finetune.sources import Sources
 from zoo.finetune.surgical import relative_gradients
+from zoo.finetune.work import Work
 from zoo.metrics import calibration_error
 from zoo.nn.average import Weights, greedy_soup, interpolate
 from zoo.nn.batches import Source
@@ -40,11 +37,10 @@ from zoo.nn.engine import deterministic, place
 from zoo.nn.head_fit import fit_head
 from zoo.nn.inference import logits, score_logits
 from zoo.nn.linear import Labelled, log_shares
-from zoo.nn.model import TransferModel, state_digest
+from zoo.nn.model import state_digest
 from zoo.nn.tap_choice import choose_taps
 from zoo.nn.taps import make_taps
 from zoo.nn.team import share, share_of
-from zoo.progress import Progress
 
 _SURGICAL_BATCHES = 5
 
@@ -61,21 +57,8 @@ class _Outcome:
     """What became of averaging weights: how many went into the soup, where between start and end they lie."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One fine-tuning with everything it works on."""
-
-    request: FinetuneRequest
-    resolved: Resolved
-    data: DataSet
-    plan: Plan
-    store: ImageStore
-    model: TransferModel
-    """With its pretrained weights, untrained."""
-    fabric: Fabric
-    environment: Environment
-    progress: Progress
-    run: RunFolder
+class Job(Work):
+    """One fine-tuning, from the untrained model to the result."""
 
     def finish(self) -> dict[str, Any]:
         """Takes the run to its end, from its checkpoint where there is one, and gives its result record.
@@ -139,18 +122,7 @@ class Job:
 
     @cached_property
     def _sources(self) -> Sources:
-        return Sources(
-            request=self.request,
-            resolved=self.resolved,
-            data=self.data,
-            plan=self.plan,
-            store=self.store,
-            model=self.model,
-            fabric=self.fabric,
-            environment=self.environment,
-            progress=self.progress,
-            run=self.run,
-        )
+        return Sources.of(self)
 
     def _probe(self) -> _Outcome:
         """Fits the head on features, each image having gone through the backbone once."""
@@ -206,6 +178,7 @@ class Job:
 
     def _train(self, checkpoint: Path) -> _Outcome:
         """Trains what is not frozen."""
+        began = time.monotonic()
         if self.plan.strategy.head_from_probe and not checkpoint.is_file():
             self._fit_head(taps=0, refit=False)
         objective = self._objective()
@@ -234,6 +207,7 @@ class Job:
             plan, others = race(self.model, plan, start, self.run, self.progress)
         training = start(plan, checkpoint, self._record)
         resumed = training.restore()
+        training.position.seconds += time.monotonic() - began  # the head, the race: they cost time in each sitting
         self.run.truncate_metrics(training.position.step if resumed else -1)
         training.run(self.progress)
         averages = self._average(training, others)

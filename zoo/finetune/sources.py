@@ -4,48 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
-from zoo.artifacts.runs import RunFolder
-from zoo.data.dataset import DataSet, Split
-from zoo.data.store import ImageStore, labels
+from zoo.data.dataset import Split
+from zoo.data.store import labels
 from zoo.finetune.boundary import ActivationBatches, Prefix, measure_costs, view_count
 from zoo.finetune.cache import FeatureCache
 from zoo.finetune.extract import Extractor, Surroundings
 from zoo.finetune.loop import Splits
-from zoo.finetune.plan import Plan
-from zoo.finetune.request import FinetuneRequest
-from zoo.finetune.resolve import Environment, Resolved
+from zoo.finetune.work import Work
 from zoo.nn.batches import Batches, Source, View
 from zoo.nn.linear import Labelled
-from zoo.nn.model import TransferModel
 from zoo.nn.taps import PooledTaps, feature_widths, make_taps
-from zoo.progress import Progress
 
 _NAMES: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sources:
+class Sources(Work):
     """The images of one run as its model takes them in."""
-
-    request: FinetuneRequest
-    resolved: Resolved
-    data: DataSet
-    plan: Plan
-    store: ImageStore
-    model: TransferModel
-    fabric: Fabric
-    environment: Environment
-    progress: Progress
-    run: RunFolder
 
     @property
     def taps(self) -> range:
