@@ -19,11 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from commands import finetune
 from reporting import report
 
 from zoo.artifacts.runs import RunFolder
 from zoo.finetune.curves import LearningCurve
+from zoo.metrics import calibration_error
 
 _PARTIAL = ("--strategy", "partial", "--freeze-stages", "3", "--patience", "0")
 _FEW_LABELS = (*_PARTIAL, "--shots", "45", "--val-share", "0.15", "--epochs", "20")
@@ -123,12 +125,12 @@ def main() -> None:
                         cache = alone if arguments.table == "boundary" else shared
                         run = Path(alone) / "run"
                         result, wall = finetune(command, Path(cache), out=run)
-                        rows_kept = RunFolder(run).read_metrics() if arguments.table == "transfer" else []
-                    cell = {**name, "wall": wall, "metrics": rows_kept, **{key: result[key] for key in _KEPT}}
+                        more = _FROM_RUN[arguments.table](run) if arguments.table in _FROM_RUN else {}
+                    cell = {**name, "wall": wall, **more, **{key: result[key] for key in _KEPT}}
                     with log.open("a") as file:
                         file.write(json.dumps(cell) + "\n")
                 cells.append(cell)
-            rows.append(_row(way, cells) | (_promises(cells) if arguments.table == "transfer" else {}))
+            rows.append(_row(way, cells) | _more(arguments.table, cells))
     report(rows, arguments.out)
 
 
@@ -148,6 +150,31 @@ def _row(way: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
         "steps": round(statistics.mean(cell["steps"] for cell in cells)),
         "seconds in all": round(statistics.mean(cell["wall"] for cell in cells), 1),
     }
+
+
+def _luck(run: Path) -> dict[str, float]:
+    """The calibration error that chance alone leaves with the test confidences of a run: mean of 500 draws.
+
+    In each draw an answer is right with the probability that its confidence says.
+    """
+    with np.load(run / "predictions.npz") as predictions:
+        confidence = predictions["test"].max(1)
+    random = np.random.default_rng(0)
+    draws = [calibration_error(confidence, random.random(len(confidence)) < confidence) for _ in range(500)]
+    return {"luck_ece": statistics.mean(draws)}
+
+
+_FROM_RUN: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "transfer": lambda run: {"metrics": RunFolder(run).read_metrics()},
+    "calibration": _luck,
+}
+
+
+def _more(table: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Columns that one table has beside those of all."""
+    if table == "calibration":
+        return {"ECE of perfect calibration": statistics.mean(cell["luck_ece"] for cell in cells)}
+    return _promises(cells) if table == "transfer" else {}
 
 
 def _promises(cells: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,181 @@
+"""Images per second of full fine-tuning and of feature extraction, and how long the device waits for images.
+
+    python benchmarks/throughput.py flowers5.zip --device cuda
+
+Weights are random, which changes no time. A GPU computes in bfloat16. Images are decoded before the clock starts, since
+a run decodes each of them once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from reporting import report
+from torch import Tensor, nn
+
+from zoo.catalogue import Catalogue
+from zoo.data.dataset import DataSet
+from zoo.data.splits import open_dataset
+from zoo.data.store import ImageStore, check_images
+from zoo.finetune.cache import FeatureCache
+from zoo.finetune.extract import Extractor, Surroundings
+from zoo.finetune.loop import Splits, Training
+from zoo.finetune.objective import Network, Objective
+from zoo.finetune.plan import make_plan
+from zoo.finetune.request import FinetuneRequest
+from zoo.nn.batches import WHOLE, Batches, Share
+from zoo.nn.engine import make_fabric, place
+from zoo.nn.model import TransferModel
+from zoo.progress import Silent
+from zoo.runtime.threads import available_threads
+from zoo.specs import BackboneSpec
+
+_WARM_STEPS = 5
+
+
+class Watched:
+    """Batches of a data set for one training; tells when each was asked for and when it was there."""
+
+    entry = 0
+
+    def __init__(self, batches: Batches, steps: int) -> None:
+        self.samples = batches.samples
+        self.asked: list[float] = []
+        self.got: list[float] = []
+        self.images: list[int] = []
+        self._batches = batches
+        self._steps = steps
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def plain(self, share: Share = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
+        """Nothing is evaluated here."""
+        raise NotImplementedError
+
+    def augmented(self, policy: Any, *, seed: int, **_: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """So many steps, through the data set as often as it takes."""
+        epoch = 0
+        while True:
+            source = self._batches.augmented(policy, seed=seed, epoch=epoch)
+            self.asked.append(time.perf_counter())
+            for batch in source:
+                self.got.append(time.perf_counter())
+                self.images.append(len(batch[1]))
+                yield batch
+                self.asked.append(time.perf_counter())
+                if len(self.got) == self._steps:
+                    return
+            self.asked.pop()
+            epoch += 1
+
+
+def main() -> None:
+    """Command line of the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--backbone", action="append", help="may be given several times")
+    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=available_threads())
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    fabric = make_fabric(arguments.device, arguments.threads)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        data = open_dataset(arguments.data, cache=Path(folder), progress=Silent())
+        store = ImageStore(data)
+        check_images(data, store, on_bad="fail", threads=arguments.threads, progress=Silent())
+        for name in arguments.backbone or ("torchvision/resnet18", "torchvision/resnet50", "torchvision/vit_b_16"):
+            entry, _ = Catalogue.installed().find_backbone(name)
+            model = place(_model(entry.spec, len(data.classes)), fabric)
+            extraction = _extraction(model, entry.spec, data, store, fabric, Path(folder))
+            training, waiting = _training(model, entry.spec, data, store, fabric, arguments)
+            rows.append(
+                {
+                    "backbone": name,
+                    "extraction, images/s": round(extraction),
+                    "full, images/s": round(training),
+                    "waiting for images": waiting,
+                }
+            )
+            report(rows[-1:], None)
+    report(rows, arguments.out)
+
+
+def _model(spec: BackboneSpec, classes: int) -> TransferModel:
+    torch.manual_seed(0)
+    return TransferModel(
+        backbone=spec.split(spec.build()), head=nn.Linear(spec.num_features, classes), input_spec=spec.input
+    )
+
+
+def _extraction(
+    model: TransferModel, spec: BackboneSpec, data: DataSet, store: ImageStore, fabric: Fabric, folder: Path
+) -> float:
+    """Images per second, the preparation of the engine left out."""
+
+    def seconds(samples: Sequence[Any]) -> float:
+        around = Surroundings(
+            store=store,
+            input_spec=spec.input,
+            fabric=fabric,
+            cache=FeatureCache(folder / "features", progress=Silent()),
+            engines=folder / "engines",
+            progress=Silent(),
+        )
+        began = time.perf_counter()
+        Extractor(model.backbone, name=spec.name, macs=spec.macs, around=around).of(samples, "")
+        return time.perf_counter() - began
+
+    half = len(data.samples) // 2
+    seconds(data.samples[:half])
+    return (len(data.samples) - half) / seconds(data.samples[half:])
+
+
+def _training(
+    model: TransferModel,
+    spec: BackboneSpec,
+    data: DataSet,
+    store: ImageStore,
+    fabric: Fabric,
+    arguments: argparse.Namespace,
+) -> tuple[float, float]:
+    """Images per second and the share of the time that passes between asking for a batch and having it."""
+    readers = 0 if fabric.device.type == "cpu" else arguments.threads
+    train = data.of("train")
+    batches = Batches(train, store=store, input_spec=spec.input, batch_size=arguments.batch, readers=readers)
+    source = Watched(batches, _WARM_STEPS + arguments.steps)
+    request = FinetuneRequest(data="", backbone=spec.name, strategy="full", epochs=1, batch_size=arguments.batch)
+    plan = make_plan(request, spec, spec.input, data)
+    with tempfile.TemporaryDirectory() as folder:
+        Training(
+            Network(model),
+            plan=replace(plan, patience=0, steps_per_epoch=len(source)),
+            splits_of=lambda _: Splits(train=source, val=None, test=None),
+            check_frozen=lambda _: None,
+            track_test=False,
+            objective=Objective(loss=nn.functional.cross_entropy),
+            fabric=fabric,
+            seed=0,
+            checkpoint=Path(folder) / "state.safetensors",
+            checkpoint_seconds=1e9,
+            record=lambda _: None,
+        ).run(Silent())
+    asked, got = source.asked[_WARM_STEPS:], source.got[_WARM_STEPS:]
+    total = source.asked[-1] - asked[0]
+    waiting = sum(there - wanted for wanted, there in zip(asked, got, strict=False))
+    return sum(source.images[_WARM_STEPS:]) / total, waiting / total
+
+
+if __name__ == "__main__":
+    main()
