@@ -25,7 +25,7 @@ from reporting import report
 
 from zoo.artifacts.runs import RunFolder
 from zoo.finetune.curves import LearningCurve
-from zoo.metrics import calibration_error
+from zoo.metrics import calibration_error_by_chance
 
 _PARTIAL = ("--strategy", "partial", "--freeze-stages", "3", "--patience", "0")
 _FEW_LABELS = (*_PARTIAL, "--shots", "45", "--val-share", "0.15", "--epochs", "20")
@@ -152,28 +152,21 @@ def _row(way: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _luck(run: Path) -> dict[str, float]:
-    """The calibration error that chance alone leaves with the test confidences of a run: mean of 500 draws.
-
-    In each draw an answer is right with the probability that its confidence says.
-    """
+def _chance(run: Path) -> dict[str, float]:
     with np.load(run / "predictions.npz") as predictions:
-        confidence = predictions["test"].max(1)
-    random = np.random.default_rng(0)
-    draws = [calibration_error(confidence, random.random(len(confidence)) < confidence) for _ in range(500)]
-    return {"luck_ece": statistics.mean(draws)}
+        return {"ece_by_chance": calibration_error_by_chance(predictions["test"].max(1))}
 
 
 _FROM_RUN: dict[str, Callable[[Path], dict[str, Any]]] = {
     "transfer": lambda run: {"metrics": RunFolder(run).read_metrics()},
-    "calibration": _luck,
+    "calibration": _chance,
 }
 
 
 def _more(table: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Columns that one table has beside those of all."""
     if table == "calibration":
-        return {"ECE of perfect calibration": statistics.mean(cell["luck_ece"] for cell in cells)}
+        return {"ECE of perfect calibration": statistics.mean(cell["ece_by_chance"] for cell in cells)}
     return _promises(cells) if table == "transfer" else {}
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zoo.metrics import classification_metrics, confusion_matrix, reliability_bins
+from zoo.metrics import (
+    calibration_error,
+    calibration_error_by_chance,
+    classification_metrics,
+    confusion_matrix,
+    reliability_bins,
+)
 
 
 def test_known_values() -> None:
@@ -24,6 +30,16 @@ def test_known_values() -> None:
     assert result["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
     # |.9-1|, |.8-1|, |.6-1|, |.7-0|, a bin each.
     assert result["ece"] == pytest.approx((0.1 + 0.2 + 0.4 + 0.7) / 4, abs=1e-6)
+
+
+def test_perfect_calibration_shows_what_chance_leaves() -> None:
+    random = np.random.default_rng(1)
+    for n, expected in ((100, 0.1), (10_000, 0.01)):
+        confidence = random.uniform(0.4, 1.0, n)
+        by_chance = calibration_error_by_chance(confidence)
+        # 9 bins in use: each is off by sqrt(2 p (1 - p) / (pi n / 9)), p about .7.
+        assert by_chance == pytest.approx(expected, rel=0.2)
+        assert abs(calibration_error(confidence, random.random(n) < confidence) - by_chance) < by_chance
 
 
 def test_confusion_counts_rows_of_truth() -> None:

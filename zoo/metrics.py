@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BINS = 15
+_DRAWS = 200
 
 
 def classification_metrics(
@@ -41,6 +42,7 @@ def classification_metrics(
         "n": len(labels),
         "interval95": wilson_interval(int(right.sum()), len(labels)),
         "ece": calibration_error(probabilities.max(1), right),
+        "ece_by_chance": calibration_error_by_chance(probabilities.max(1)),
         "per_class": per_class,
     }
 
@@ -77,7 +79,7 @@ class ReliabilityBin:
 
 def reliability_bins(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> list[ReliabilityBin]:
     """The predictions in 15 equal bins of confidence, without the empty ones (Guo et al. 2017, section 2)."""
-    numbers = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    numbers = _bin_numbers(confidence)
     return [
         ReliabilityBin(
             low=number / _BINS,
@@ -92,5 +94,20 @@ def reliability_bins(confidence: NDArray[np.floating[Any]], right: NDArray[np.bo
 
 def calibration_error(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> float:
     """Expected calibration error over 15 equal bins (Guo et al. 2017, eq. 3)."""
-    rows = reliability_bins(confidence, right)
-    return sum(row.n * abs(row.accuracy - row.confidence) for row in rows) / len(right)
+    numbers = _bin_numbers(confidence)
+    excess = np.bincount(numbers, right) - np.bincount(numbers, confidence)
+    return float(np.abs(excess).sum() / len(right))
+
+
+def calibration_error_by_chance(confidence: NDArray[np.floating[Any]]) -> float:
+    """The calibration error to expect of perfect calibration: chance alone leaves it, the more the fewer answers.
+
+    The mean of draws in which each answer is right with the probability that its confidence [N] says.
+    """
+    random = np.random.default_rng(0)
+    draws = [calibration_error(confidence, random.random(len(confidence)) < confidence) for _ in range(_DRAWS)]
+    return float(np.mean(draws))
+
+
+def _bin_numbers(confidence: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    return np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)

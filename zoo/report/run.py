@@ -80,7 +80,7 @@ def _facts(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     numbers = {
         "split": held_out.split,
-        **{name: metrics[name] for name in ("accuracy", "interval95", "ece", "n")},
+        **{name: metrics[name] for name in ("accuracy", "interval95", "ece", "ece_by_chance", "n")},
         "strategy": result["strategy"],
         "backbone": result["backbone"],
         "transfer": comparison,

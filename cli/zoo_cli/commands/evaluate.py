@@ -48,7 +48,8 @@ def _evaluate(
         low, high = result["interval95"]
         out.line(
             f"accuracy {percent(result['accuracy'])} on {result['n']} images (95 % interval {percent(low)} to "
-            f"{percent(high)}), balanced {percent(result['balanced_accuracy'])}, calibration error {result['ece']:.3f}"
+            f"{percent(high)}), balanced {percent(result['balanced_accuracy'])}, calibration error {result['ece']:.3f} "
+            f"({result['ece_by_chance']:.3f} by chance)"
         )
         rows = [
             (name, row["n"], percent(row["precision"]), percent(row["recall"]))

@@ -32,7 +32,8 @@ def _report(
         low, high = result["interval95"]
         out.line(
             f"{result['split']} accuracy {percent(result['accuracy'])} on {result['n']} images (95 % interval "
-            f"{percent(low)} to {percent(high)}), calibration error {result['ece']:.3f}"
+            f"{percent(low)} to {percent(high)}), calibration error {result['ece']:.3f} "
+            f"({result['ece_by_chance']:.3f} by chance)"
         )
         out.line(f"report: {result['report']}")
 
