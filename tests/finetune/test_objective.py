@@ -17,6 +17,7 @@ from zoo.finetune.resolve import Environment
 from zoo.finetune.surgical import relative_gradients
 from zoo.nn.build import load_run_model
 from zoo.nn.engine import make_fabric
+from zoo.nn.inference import score_logits
 from zoo.nn.model import TransferModel, state_digest
 
 
@@ -78,3 +79,13 @@ def test_stages_learn_as_their_gradients_ask(model: TransferModel) -> None:
         norms.append(gradient / math.sqrt(sum(float(value.detach().square().sum()) for value in stage.parameters())))
     assert found == pytest.approx([norm / max(norms) for norm in norms], rel=1e-3)
     assert state_digest([model]) == before
+
+
+def test_what_a_better_model_has_more_of() -> None:
+    truth = torch.tensor([0, 0, 0, 0, 1])
+    calls = {"all the same": [0, 0, 0, 0, 0], "rare ones too": [0, 0, 1, 1, 1]}
+    scores = {name: score_logits(F.one_hot(torch.tensor(found), 3).float(), truth) for name, found in calls.items()}
+    assert (scores["all the same"].accuracy, scores["all the same"].mean_recall) == (pytest.approx(0.8), 0.5)
+    assert (scores["rare ones too"].accuracy, scores["rare ones too"].mean_recall) == (pytest.approx(0.6), 0.75)
+    assert scores["all the same"].merit(balance=False) > scores["rare ones too"].merit(balance=False)
+    assert scores["all the same"].merit(balance=True) < scores["rare ones too"].merit(balance=True)

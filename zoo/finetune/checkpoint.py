@@ -23,8 +23,8 @@ class Position:
     step: int = 0
     """Optimiser steps done."""
     best_step: int = 0
-    best_accuracy: float = -1.0
-    best_loss: float = float("inf")
+    best_merit: tuple[float, float] = (-1.0, float("-inf"))
+    """How good the best weights so far are, see `Score.merit`."""
     stale: int = 0
     """Evaluations since the best one."""
     loss_sum: float = 0.0
@@ -34,6 +34,10 @@ class Position:
     stopped: bool = False
     diverged: bool = False
     """The loss was no number at the step after these."""
+
+    def __post_init__(self) -> None:
+        right, certain = self.best_merit
+        self.best_merit = right, certain  # a list where it comes from JSON
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -206,10 +206,9 @@ class Training:
         return step == self._plan.steps or step % (self._plan.eval_epochs * self._plan.steps_per_epoch) == 0
 
     def judge(self) -> tuple[float, float]:
-        """How good the model is on the validation split: accuracy, then calibrated loss; larger is better."""
+        """How good the model is on the validation split; larger is better."""
         assert self.splits.val is not None
-        found = score(self._model, self.splits.val, fabric=self._fabric)
-        return found.accuracy, -found.calibrated_loss
+        return score(self._model, self.splits.val, fabric=self._fabric).merit(balance=self._plan.balance)
 
     def _evaluate(self) -> None:
         share(self._model.buffers(), self._fabric)  # running statistics: all that training leaves different
@@ -230,9 +229,9 @@ class Training:
         if splits.val is not None:
             val = score(self._model, splits.val, fabric=self._fabric)
             row |= {"val_loss": val.loss, "val_accuracy": val.accuracy}
-            # Calibrated losses: the head of a probe is calibrated on these samples, what follows is not yet.
-            if (val.accuracy, -val.calibrated_loss) > (position.best_accuracy, -position.best_loss):
-                position.best_accuracy, position.best_loss = val.accuracy, val.calibrated_loss
+            merit = val.merit(balance=self._plan.balance)
+            if merit > position.best_merit:
+                position.best_merit = merit
                 position.best_step, position.stale = position.step, 0
                 self._best = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
             else:

@@ -52,7 +52,7 @@ def try_settings(job: Job, settings: Mapping[str, Any], folder: Path, progress: 
     result = run.read("result")
     progress.say(f"validation accuracy {100 * result['val_accuracy']:.1f} %")
     found = {name: result[name] for name in ("val_accuracy", "seconds")}
-    return {"score": _score(run, job.data), **found, "error": None}
+    return {"score": _score(run, job.data, balance=request.balance), **found, "error": None}
 
 
 def drop_weights(folder: Path) -> None:
@@ -74,13 +74,15 @@ def _begun(job: Job, request: FinetuneRequest, folder: Path) -> RunFolder:
     return run
 
 
-def _score(run: RunFolder, data: DataSet) -> float:
+def _score(run: RunFolder, data: DataSet, *, balance: bool) -> float:
     """Validation accuracy and, between equals, the loss of calibrated probabilities, in one number: larger is better.
 
-    All of the loss together counts for no more than one image.
+    With `balance` each class counts alike. All of the loss together counts for no more than one image.
     """
     found, truth = run.read_predictions()["val"], labels(data.of("val"))
     # fmax, for weights that are no numbers any more: no probability at all.
     probabilities = np.fmax(found[np.arange(len(truth)), truth], np.finfo(np.float32).tiny)
     loss = -float(np.log(probabilities, dtype=np.float64).mean())
-    return float(((found.argmax(1) == truth).sum() + 1 / (1 + loss)) / len(truth))
+    members = np.bincount(truth)
+    share = 1 / members[truth] / np.count_nonzero(members) if balance else np.full(len(truth), 1 / len(truth))
+    return float(((found.argmax(1) == truth) * share).sum() + share.min() / (1 + loss))

@@ -19,11 +19,21 @@ from zoo.progress import Progress, Silent
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Mean cross entropy, the same after temperature scaling on these very samples, and the share of right answers."""
+    """How right logits are about some samples."""
 
     loss: float
+    """Mean cross entropy."""
     calibrated_loss: float
+    """The same after temperature scaling on these very samples."""
     accuracy: float
+    """The share of right answers."""
+    mean_recall: float
+    """The mean over classes of the share of right answers: each counts alike, however many samples it has."""
+
+    def merit(self, *, balance: bool) -> tuple[float, float]:
+        """What a better model has more of: right answers, of all samples or with `balance` of each class, then
+        calibrated certainty (the head of a probe is calibrated on the samples that choose, what is trained is not)."""
+        return self.mean_recall if balance else self.accuracy, -self.calibrated_loss
 
 
 def logits(
@@ -49,8 +59,12 @@ def score(model: TransferModel, source: Source, *, fabric: Fabric) -> Score:
 
 def score_logits(found: Tensor, truth: Tensor) -> Score:
     """The score of logits [N, C] where the labels [N] are `truth`."""
+    right = (found.argmax(1) == truth).float()
+    members = torch.bincount(truth)
+    recall = torch.bincount(truth, right)[members > 0] / members[members > 0]
     return Score(
         loss=float(F.cross_entropy(found, truth)),
         calibrated_loss=float(F.cross_entropy(found / fit_temperature(found, truth), truth)),
-        accuracy=float((found.argmax(1) == truth).float().mean()),
+        accuracy=float(right.mean()),
+        mean_recall=float(recall.mean()),
     )
