@@ -186,6 +186,29 @@ def test_a_rate_far_too_high_is_told_and_keeps_the_best(
     assert (blind.returncode, blind.stdout.count("diverged")) == (7, 1)
 
 
+def test_what_weakens_a_model_is_told(tmp_path: Path, zoo: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    data = make_folder(tmp_path / "data", train=20, test=1)
+    for path in sorted((data / "train" / "rings").iterdir())[2:]:
+        path.unlink()
+    options = (
+        "--backbone",
+        "tiny/glyphnet",
+        "--strategy",
+        "lp-ft",
+        "--epochs",
+        "1",
+        "--val-share",
+        "0",
+        "--device",
+        "cpu",
+    )
+    plain = zoo("finetune", data, *options, "--out", tmp_path / "plain")
+    assert "classes have 2 to 20 training images: --balance makes rare ones count as much" in plain.stderr
+    assert "no validation images to calibrate by: expect the confidences to be too high" in plain.stderr
+    balanced = zoo("finetune", data, *options, "--balance", "--out", tmp_path / "balanced")
+    assert (balanced.returncode, "classes have" in balanced.stderr) == (0, False)
+
+
 def test_the_twin_has_the_same_images_and_goes_on_after_a_cut(
     dataset: Path, environment: Environment, tmp_path: Path
 ) -> None:

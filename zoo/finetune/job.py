@@ -78,6 +78,8 @@ class Job(Work):
         if "val" in outcome.held_out:
             found, truth = outcome.held_out["val"]
             model.temperature.fill_(fit_temperature(found, truth))
+        elif plan.strategy.trains_backbone:
+            self.progress.say("no validation images to calibrate by: expect the confidences to be too high")
         scores = {split: score_logits(*pair) for split, pair in outcome.held_out.items()}
         val, test = scores.get("val"), scores.get("test")
         temperature = model.temperature.cpu()
