@@ -143,7 +143,7 @@ def test_killed_and_resumed_has_each_point_once(
     assert killed.returncode == -signal.SIGKILL
     for tracker in HOOKS:
         assert [step for step, _ in _read(tracker, run)["val_loss"]] == [0, 4, 8]
-    resumed = zoo_process("finetune", "--resume", "--out", run, "--json")
+    resumed = zoo_process("finetune", "--resume", "--out", run, "--json", "--quiet")
     assert (resumed.returncode, resumed.stderr) == (0, "")
     json.loads(resumed.stdout)
     for tracker in HOOKS:
