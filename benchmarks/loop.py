@@ -11,27 +11,21 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from reporting import report
 from torch import Tensor, nn
+from training import train
 
 from zoo.catalogue import Catalogue
 from zoo.data.dataset import DataSet, Sample
-from zoo.finetune.loop import Splits, Training
-from zoo.finetune.objective import Network, Objective
-from zoo.finetune.plan import make_plan
-from zoo.finetune.request import FinetuneRequest
 from zoo.nn.batches import WHOLE, Share
 from zoo.nn.engine import make_fabric, place
 from zoo.nn.model import TransferModel
-from zoo.progress import Silent
 from zoo.runtime.threads import available_threads
 from zoo.specs import BackboneSpec
 
@@ -93,25 +87,8 @@ def main() -> None:
             "bare loop": _bare_step(place(_model(spec), fabric), fabric.device, clip=True),
         },
     )
-    request = FinetuneRequest(
-        data="", backbone=arguments.backbone, strategy="full", epochs=1, batch_size=arguments.batch
-    )
     data = DataSet(source="", root=Path(), classes=tuple(map(str, range(_CLASSES))), samples=tuple(source.samples))
-    with tempfile.TemporaryDirectory() as folder:
-        training = Training(
-            Network(place(_model(spec), fabric)),
-            plan=replace(make_plan(request, spec, spec.input, data), patience=0),
-            splits_of=lambda _: Splits(train=source, val=None, test=None),
-            check_frozen=lambda _: None,
-            track_test=False,
-            objective=Objective(loss=nn.functional.cross_entropy),
-            fabric=fabric,
-            seed=0,
-            checkpoint=Path(folder) / "state.safetensors",
-            checkpoint_seconds=1e9,
-            record=lambda _: None,
-        )
-        training.run(Silent())
+    train(place(_model(spec), fabric), spec, data, source, arguments.batch, fabric)
     medians = {name: statistics.median(seconds[_WARM_STEPS:]) for name, seconds in source.seconds.items()}
     rows = [
         {"loop": name, "ms per step": round(1e3 * seconds, 1), "of the bare loop": seconds / medians["bare loop"]}

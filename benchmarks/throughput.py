@@ -12,7 +12,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from reporting import report
 from torch import Tensor, nn
+from training import train
 
 from zoo.catalogue import Catalogue
 from zoo.data.dataset import DataSet
@@ -27,10 +27,6 @@ from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore, check_images
 from zoo.finetune.cache import FeatureCache
 from zoo.finetune.extract import Extractor, Surroundings
-from zoo.finetune.loop import Splits, Training
-from zoo.finetune.objective import Network, Objective
-from zoo.finetune.plan import make_plan
-from zoo.finetune.request import FinetuneRequest
 from zoo.nn.batches import WHOLE, Batches, Share
 from zoo.nn.engine import make_fabric, place
 from zoo.nn.model import TransferModel
@@ -152,25 +148,10 @@ def _training(
 ) -> tuple[float, float]:
     """Images per second and the share of the time that passes between asking for a batch and having it."""
     readers = 0 if fabric.device.type == "cpu" else arguments.threads
-    train = data.of("train")
-    batches = Batches(train, store=store, input_spec=spec.input, batch_size=arguments.batch, readers=readers)
+    samples = data.of("train")
+    batches = Batches(samples, store=store, input_spec=spec.input, batch_size=arguments.batch, readers=readers)
     source = Watched(batches, _WARM_STEPS + arguments.steps)
-    request = FinetuneRequest(data="", backbone=spec.name, strategy="full", epochs=1, batch_size=arguments.batch)
-    plan = make_plan(request, spec, spec.input, data)
-    with tempfile.TemporaryDirectory() as folder:
-        Training(
-            Network(model),
-            plan=replace(plan, patience=0, steps_per_epoch=len(source)),
-            splits_of=lambda _: Splits(train=source, val=None, test=None),
-            check_frozen=lambda _: None,
-            track_test=False,
-            objective=Objective(loss=nn.functional.cross_entropy),
-            fabric=fabric,
-            seed=0,
-            checkpoint=Path(folder) / "state.safetensors",
-            checkpoint_seconds=1e9,
-            record=lambda _: None,
-        ).run(Silent())
+    train(model, spec, data, source, arguments.batch, fabric)
     asked, got = source.asked[_WARM_STEPS:], source.got[_WARM_STEPS:]
     total = source.asked[-1] - asked[0]
     waiting = sum(there - wanted for wanted, there in zip(asked, got, strict=False))
