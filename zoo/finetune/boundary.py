@@ -20,6 +20,7 @@ from zoo.nn.augment import Augment
 from zoo.nn.backbone import Backbone
 from zoo.nn.batches import WHOLE, Batches, Share, View, shuffled
 from zoo.nn.engine import generator, place
+from zoo.nn.fold import folded
 from zoo.nn.model import TransferModel
 
 _EPOCHS_PER_VIEW = 4
@@ -163,14 +164,15 @@ def measure_costs(
         float(total.detach())
 
     half = activation.half().cpu()
-    costs = Costs(
-        read=read / len(images),
-        prefix=_seconds(prefix) / len(images),
-        suffix=_seconds(suffix) / len(images),
-        fetch=_seconds(lambda: half.clone().float()) / len(images),
-        activation_bytes=half[0].nbytes,
-        largest=float(activation.abs().max()),
-    )
+    with folded(model):
+        costs = Costs(
+            read=read / len(images),
+            prefix=_seconds(prefix) / len(images),
+            suffix=_seconds(suffix) / len(images),
+            fetch=_seconds(lambda: half.clone().float()) / len(images),
+            activation_bytes=half[0].nbytes,
+            largest=float(activation.abs().max()),
+        )
     model.zero_grad()
     return costs
 

@@ -22,6 +22,7 @@ from zoo.finetune.plan import Plan
 from zoo.nn.average import MovingAverage, trainable
 from zoo.nn.batches import Source, batch_length
 from zoo.nn.engine import derive_seed, place
+from zoo.nn.fold import folded
 from zoo.nn.inference import score
 from zoo.nn.team import anywhere, mean, share, share_of, share_statistics
 from zoo.progress import Progress, Task
@@ -127,7 +128,11 @@ class Training:
         if position.step == 0 and not self._best:
             self._evaluate()
         saved_at = noted_at = time.monotonic()
-        with catch_interrupt(patient=self._share.world > 1) as interrupt, progress.task("training", total) as task:
+        with (
+            folded(self._model),
+            catch_interrupt(patient=self._share.world > 1) as interrupt,
+            progress.task("training", total) as task,
+        ):
             task.advance(position.step)
             while position.step < total and not position.stopped:
                 self._enter_phase()
