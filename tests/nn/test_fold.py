@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.catalogue import Catalogue
+from zoo.nn import fold
 from zoo.nn.backbone import Backbone
 from zoo.nn.fold import folded
 from zoo.nn.model import TransferModel
@@ -60,6 +61,13 @@ def _calls_of_norms(backbone: Backbone, images: Tensor) -> int:
     return counter.count
 
 
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where images are so small that it does not pay."""
+    monkeypatch.setattr(fold, "_pays", lambda *_: True)
+
+
+@pytest.mark.usefixtures("always")
 @pytest.mark.parametrize(
     ("name", "left"), [("resnet18", 0), ("mobilenet_v2", 0), ("efficientnet_b0", 0), ("densenet121", 62)]
 )
@@ -106,6 +114,7 @@ class _Untraceable(nn.Module):
         return self.layers(images if images.max() > 0 else -images)
 
 
+@pytest.mark.usefixtures("always")
 @pytest.mark.parametrize(
     ("stage", "left"),
     [
@@ -134,3 +143,11 @@ def test_statistics_that_change_are_left_alone() -> None:
     with folded(model):
         model.train()
         assert _calls_of_norms(model.backbone, torch.randn(2, 3, 8, 8)) == 1
+
+
+@pytest.mark.parametrize(("size", "left"), [(2, 1), (16, 0)])
+def test_small_maps_are_left_alone_since_there_are_more_weights_than_activations(size: int, left: int) -> None:
+    stage = nn.Sequential(nn.Conv2d(64, 4, 1), nn.BatchNorm2d(4))
+    model = _model(Backbone(stages=[stage], pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())))
+    with folded(model):
+        assert _calls_of_norms(model.backbone, torch.randn(2, 64, size, size)) == left

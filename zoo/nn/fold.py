@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,10 +21,11 @@ def folded(model: TransferModel) -> Iterator[None]:
 
     For the length of a `with` block. gamma (W x - mean) / sqrt(var + eps) + beta is one convolution with other weights
     and a bias. They are made of the parameters in every step, so that all of these get the gradients they would have
-    got, and a pass over every activation forward and one back are saved. Measured on one CPU core with mobilenet_v2 at
-    224 x 224: 1.2 times as fast forward and back, and its last stage alone 1.35 times.
+    got, and a pass over every activation forward and one back are saved. Measured on one CPU core at 224 x 224, batches
+    of 32, forward and back: mobilenet_v2 1.23 times as fast, its last stage alone 1.2, efficientnet_b0 1.13, resnet18
+    1.21 times.
     """
-    stages = model.backbone.stages if model.keep_statistics else []
+    stages: Iterable[nn.Module] = model.backbone.stages if model.keep_statistics else []
     # Within another such block they are one already.
     pairs = [pair for stage in stages for pair in _pairs(stage) if "forward" not in vars(pair[0])]
     for convolution, norm in pairs:
@@ -62,11 +64,19 @@ def _pairs(stage: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
 
 
 def _normalised(convolution: Any, norm: Any, inputs: Tensor) -> Tensor:
+    if not _pays(convolution, inputs):
+        return nn.BatchNorm2d.forward(norm, nn.Conv2d.forward(convolution, inputs))
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     mean = norm.running_mean if convolution.bias is None else norm.running_mean - convolution.bias
     weight = convolution.weight * scale[:, None, None, None]
     outputs: Tensor = convolution._conv_forward(inputs, weight, norm.bias - mean * scale)
     return outputs
+
+
+def _pays(convolution: nn.Conv2d, inputs: Tensor) -> bool:
+    """Whether there are more activations than weights, and passes over them cost more."""
+    positions = inputs[:, 0].numel() / math.prod(convolution.stride)
+    return positions >= convolution.weight[0].numel()
 
 
 def _same(inputs: Tensor) -> Tensor:
