@@ -114,6 +114,7 @@ def test_weights(data: Path, zoo: Zoo, tmp_path: Path) -> None:
     _refused(_finetune(zoo, data, "--weights", short), 4, "damaged weights file", str(short))
     _refused(_finetune(zoo, data, "--weights", code), 4, "weights refused", "it holds code")
     _refused(_finetune(zoo, data, "--weights", "glyphs_v2"), 4, "did you mean 'glyphs_v1'?")
+    _refused(_finetune(zoo, data, "--weights", "none.pth"), 4, "no such weights file: none.pth")
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "run").exists()
 
@@ -123,6 +124,7 @@ def test_names_and_devices(data: Path, zoo: Zoo) -> None:
     _refused(done, 2, "unknown backbone: 'torchvision/resnet81'; did you mean", "torchvision/resnet18")
     _refused(zoo("finetune", "builtin:digit", "--backbone", "tiny/glyphnet"), 2, "did you mean 'digits'?")
     _refused(zoo("finetune", data), 2, "--backbone is missing")
+    _refused(zoo("finetune", data, "--backbone", "tiny/glyphnet", "--layer-decay", 0), 2, "--layer-decay: 0.0; must be")
     if not cuda_devices():
         _refused(_finetune(zoo, data, "--device", "cuda"), 6, "device not there: 'cuda'", "use --device cpu")
 
@@ -136,6 +138,8 @@ def test_output_folders(data: Path, zoo: Zoo, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
     _refused(zoo("finetune", "--resume", "--out", theirs), 7, "not a run folder")
+    wrong = zoo("finetune", data, "--resume", "--out", theirs, "--epochs", 5, "--no-mirror", "--dry-run")
+    _refused(wrong, 2, f"what {theirs} began with; leave out data, --epochs, --mirror, --dry-run")
     _refused(
         zoo("finetune", data, "--backbone", "tiny/glyphnet", "--strategy", "probe", "--out", file / "run"),
         7,

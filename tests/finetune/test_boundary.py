@@ -101,6 +101,11 @@ def test_measuring_costs_changes_nothing(dataset: Path, run: Path, environment: 
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(("epochs", "views"), [(1, 1), (2, 2), (4, 3), (12, 3), (20, 5), (100, 8)])
+def test_views_of_an_image_are_several_and_never_more_than_epochs(epochs: int, views: int) -> None:
+    assert view_count(epochs) == views
+
+
 @pytest.mark.parametrize(
     ("epochs", "change", "pays"),
     [

@@ -176,6 +176,18 @@ def test_the_oldest_go_when_there_is_no_room(
     assert len(_arrays(tmp_path)) == 1
 
 
+def test_what_a_killed_process_left_goes_in_time(
+    make: Callable[..., tuple[Extractor, Listening]], data: DataSet, tmp_path: Path
+) -> None:
+    new, old = (tmp_path / "features" / f".partial-{name}" for name in ("new", "old"))
+    for folder in (new, old):
+        folder.mkdir(parents=True)
+        (folder / "array.npy").write_bytes(bytes(1000))
+    os.utime(old, (0, 0))
+    make()[0].of(data.samples, "images")
+    assert (new.exists(), old.exists()) == (True, False)
+
+
 def test_two_runs_share_one_cache(dataset: Path, tmp_path: Path) -> None:
     commands = [
         [

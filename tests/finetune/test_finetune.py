@@ -20,6 +20,7 @@ from zoo.evaluate import evaluate
 from zoo.export.run import export
 from zoo.finetune import job
 from zoo.finetune.curves import LearningCurve
+from zoo.finetune.job import Job
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
 from zoo.finetune.run import dry_run, finetune, resume
@@ -209,6 +210,17 @@ def test_what_weakens_a_model_is_told(tmp_path: Path, zoo: Callable[..., subproc
     assert (balanced.returncode, "classes have" in balanced.stderr) == (0, False)
 
 
+def test_too_little_memory_on_a_gpu_says_what_to_do(
+    dataset: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Job) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB.")
+
+    monkeypatch.setattr(Job, "finish", full)
+    with pytest.raises(RunError, match="batches of 32 images: CUDA out of memory; give a smaller --batch-size"):
+        finetune(_request(dataset, batch_size=32), tmp_path / "run", environment, Silent())
+
+
 def test_the_twin_has_the_same_images_and_goes_on_after_a_cut(
     dataset: Path, environment: Environment, tmp_path: Path
 ) -> None:
@@ -218,9 +230,10 @@ def test_the_twin_has_the_same_images_and_goes_on_after_a_cut(
     assert result["scratch"] == twin.read("result")
     assert twin.read("result")["strategy"] == "scratch"
     assert twin.read("dataset")["samples"] == RunFolder.open(tmp_path / "run").read("dataset")["samples"]
-    (tmp_path / "run" / "scratch" / "result.json").unlink()
-    again = resume(tmp_path / "run", environment, Silent())
-    assert again["scratch"]["weights_sha256"] == result["scratch"]["weights_sha256"]
+    for lost in ("result.json", "request.json"):  # cut before its end, and before all its records were there
+        (tmp_path / "run" / "scratch" / lost).unlink()
+        again = resume(tmp_path / "run", environment, Silent())
+        assert again["scratch"]["weights_sha256"] == result["scratch"]["weights_sha256"]
 
 
 @pytest.mark.parametrize("strategy", ["probe", "lp-ft"])

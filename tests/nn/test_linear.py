@@ -8,6 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
+from zoo.nn import linear
 from zoo.nn.calibrate import fit_temperature
 from zoo.nn.head_fit import fit_head
 from zoo.nn.linear import L2_GRID, fit_linear
@@ -200,3 +201,50 @@ def test_a_fitted_head_leaves_no_gradients_behind() -> None:
     )
     assert (head(features).argmax(1) == labels).double().mean() > 0.9
     assert all(parameter.grad is None for parameter in head.parameters())
+
+
+def test_a_class_with_a_single_sample_leaves_the_choice_to_the_others() -> None:
+    """It is in no fold, and the others still choose the strength and calibrate."""
+    features, labels = _blobs(60, 1)
+    kept = torch.cat([(labels < CLASSES - 1).nonzero().flatten(), (labels == CLASSES - 1).nonzero().flatten()[:1]])
+    test = _blobs(500, 3)
+    with Silent().task("", 1) as task:
+        found = fit_linear((features[kept], labels[kept]), None, classes=CLASSES, seed=0, refit=False, task=task)
+    assert found.held_out is not None
+    assert not (found.held_out[1] == CLASSES - 1).any()
+    assert len(found.held_out[1]) == len(kept) - 1
+    common = test[1] < CLASSES - 1
+    logits, truth = found.logits(test[0][common]), test[1][common]
+    again = torch.nn.functional.cross_entropy(logits / fit_temperature(logits, truth), truth)
+    assert float(torch.nn.functional.cross_entropy(logits, truth)) < 1.02 * float(again)
+
+
+@pytest.mark.parametrize("held_out", [True, False], ids=["validation", "cross validation"])
+def test_many_samples_are_not_judged_by_a_fit_to_few(held_out: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_CHOICE_ROWS", 60)
+    train, val, test = _blobs(300, 1), _blobs(200, 2), _blobs(500, 3)
+    with Silent().task("", 1) as task:
+        found = fit_linear(
+            train, val if held_out else None, classes=CLASSES, seed=0, refit=True, balance=False, task=task
+        )
+    assert found.held_out is not None
+    unseen = float((found.held_out[0].argmax(1) == found.held_out[1]).double().mean())
+    logits = found.logits(test[0])
+    assert abs(unseen - float((logits.argmax(1) == test[1]).double().mean())) < 0.04
+    loss = float(torch.nn.functional.cross_entropy(logits, test[1]))
+    assert loss < 1.02 * float(torch.nn.functional.cross_entropy(logits / fit_temperature(logits, test[1]), test[1]))
+    losses = []
+    for l2 in L2_GRID:
+        reference = LogisticRegression(C=1 / (l2 * len(train[0])), max_iter=5000, tol=1e-8)
+        reference.fit(train[0].numpy(), train[1].numpy())
+        losses.append(log_loss(test[1].numpy(), reference.predict_proba(test[0].numpy())))
+    assert loss < 1.05 * min(losses)
+
+
+def test_problems_solved_in_parts_have_the_same_solutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, fits = _blobs(30, 1), []
+    for numbers in (2**24, 1):
+        monkeypatch.setattr(linear, "_PROBLEM_NUMBERS", numbers)
+        with Silent().task("", 1) as task:
+            fits.append(fit_linear(train, None, classes=CLASSES, seed=0, refit=False, task=task))
+    torch.testing.assert_close(fits[0].weight, fits[1].weight, rtol=1e-4, atol=1e-5)

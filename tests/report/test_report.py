@@ -190,11 +190,14 @@ def test_the_command_line_leads_to_the_same_request(twins: Path, tmp_path: Path,
     assert RunFolder.open(again).read("request") == RunFolder.open(twins).read("request")
 
 
-def test_options_of_the_head_are_repeated(dataset: Path, environment: Environment, tmp_path: Path, zoo: Zoo) -> None:
-    options = {"head": "mlp", "head_options": {"hidden": (8, 4), "dropout": 0.1}}
+def test_options_of_the_head_and_what_is_switched_off_are_repeated(
+    dataset: Path, environment: Environment, tmp_path: Path, zoo: Zoo
+) -> None:
+    options = {"head": "mlp", "head_options": {"hidden": (8, 4), "dropout": 0.1}, "mirror": False}
     run = _finetune(dataset, tmp_path / "mlp", environment, **options)
     command = _command(_page(run, tmp_path / "page.html"))
     assert "--head mlp " in command
+    assert " --no-mirror " in command
     assert command.endswith("--hidden 8,4 --dropout 0.1")
 
 

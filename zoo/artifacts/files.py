@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+UNFINISHED = ".partial-"
+"""How the name of a folder begins that `folder_once` has not finished."""
+
 
 def sha256_file(path: Path) -> str:
     """The hexadecimal sha256 of a file's bytes."""
@@ -73,7 +76,7 @@ def folder_once(target: Path, fill: Callable[[Path], None]) -> Path:
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=UNFINISHED))
     try:
         fill(temporary)
         temporary.rename(target)

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.artifacts.files import read_json, write_atomically, write_json
+from zoo.artifacts.files import read_json, write_atomically, write_bytes, write_json
 from zoo.errors import RunError
 from zoo.specs import ImageInput
 
@@ -204,4 +204,4 @@ class RunFolder:
     def truncate_metrics(self, step: int) -> None:
         """Keeps only the lines up to optimiser step `step`: what came later is done again after a resume."""
         kept = [row for row in self.read_metrics() if row.get("step", 0) <= step]
-        self._metrics.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        write_bytes(self._metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())

@@ -24,6 +24,7 @@ from zoo.nn.fold import folded
 from zoo.nn.model import TransferModel
 
 _EPOCHS_PER_VIEW = 4
+_FEWEST_VIEWS = 3
 _MOST_VIEWS = 8
 _MOST_BYTES = 10 * 1024**3
 _HALF_RANGE = 1e4
@@ -93,8 +94,8 @@ class ActivationBatches:
 
 
 def view_count(epochs: int) -> int:
-    """Views to keep for so many epochs: each is seen about four times."""
-    return min(_MOST_VIEWS, math.ceil(epochs / _EPOCHS_PER_VIEW))
+    """Views to keep for so many epochs: each is seen about four times, less often in a short training."""
+    return min(epochs, _MOST_VIEWS, max(_FEWEST_VIEWS, math.ceil(epochs / _EPOCHS_PER_VIEW)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +114,11 @@ class Costs:
     largest: float
     """The largest magnitude in an activation."""
 
+    @property
+    def representable(self) -> bool:
+        """Whether activations can be kept in half precision."""
+        return self.largest <= _HALF_RANGE
+
     def decide(
         self, *, views: int, images: int, epochs: int, val_images: int, evaluations: int
     ) -> tuple[bool, dict[str, Any]]:
@@ -125,8 +131,12 @@ class Costs:
         direct += val_images * (self.read + evaluations * self.prefix)
         kept = images * (views * (self.read + self.prefix) + epochs * (self.fetch + self.suffix))
         kept += val_images * (self.read + self.prefix + evaluations * self.fetch)
-        fits = views * images * self.activation_bytes <= _MOST_BYTES and self.largest <= _HALF_RANGE
-        return fits and kept < direct, {"seconds_direct": direct, "seconds_kept": kept, **asdict(self)}
+        fits = views * images * self.activation_bytes <= _MOST_BYTES
+        return fits and self.representable and kept < direct, {
+            "seconds_direct": direct,
+            "seconds_kept": kept,
+            **asdict(self),
+        }
 
 
 def measure_costs(

@@ -5,19 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.artifacts.files import folder_once, sha256_json, write_json
+from zoo.artifacts.files import UNFINISHED, folder_once, sha256_json, write_json
 from zoo.progress import Progress
 
 Array = NDArray[np.floating[Any]]
 
 LIMIT_BYTES = 20 * 1024**3
+_ABANDONED_SECONDS = 7 * 24 * 3600
+"""A folder half made for so long belongs to a process that is no more."""
 _KEY = "key.json"
 _ARRAY = "array.npy"
 
@@ -69,7 +73,14 @@ class FeatureCache:
         return array
 
     def _evict(self, current: Path) -> None:
-        """Removes what was used longest ago until the rest fits; only folders this class made."""
+        """Removes what was used longest ago until the rest fits, and what a killed process has left half made.
+
+        Only folders this class made.
+        """
+        for unfinished in self._root.glob(f"{UNFINISHED}*"):
+            with suppress(FileNotFoundError):  # another process was faster
+                if time.time() - unfinished.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(unfinished, ignore_errors=True)
         used = []
         for key in self._root.glob(f"*/{_KEY}"):
             try:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -58,15 +59,15 @@ def save_checkpoint(path: Path, position: Position, tensors: Mapping[str, Tensor
         raise RunError(f"cannot write the checkpoint: {path} ({error}); free space, then --resume") from None
 
 
-def load_checkpoint(path: Path) -> tuple[Position, dict[str, Tensor], dict[str, Any]] | None:
-    """Position, tensors and extra of the checkpoint in `path`; None where there is none yet.
+def load_checkpoint(path: Path, device: torch.device) -> tuple[Position, dict[str, Tensor], dict[str, Any]] | None:
+    """Position, tensors (on `device`) and extra of the checkpoint in `path`; None where there is none yet.
 
     Raises RunError where the file is damaged: it is written in one step, so this is not a crash's doing.
     """
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         return Position(**json.loads(metadata["position"])), tensors, json.loads(metadata["extra"])

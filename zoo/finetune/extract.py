@@ -105,7 +105,9 @@ class Extractor:
         return tuple(self._in_torch(torch.zeros(1, spec.channels, spec.height, spec.width)).shape[1:])
 
     def _compute(self, samples: Sequence[Sample], view: View, rows: Array, what: str) -> None:
-        chunk = max(1, min(_CHUNK, round(_CHUNK_MACS / self._macs)))
+        on_cpu = self._around.fabric.device.type == "cpu"
+        # Small enough that all workers of a CPU have something to do; a GPU wants many images at once.
+        chunk = max(1, min(_CHUNK, round(_CHUNK_MACS / self._macs))) if on_cpu else _CHUNK
         starts = range(0, len(samples), chunk)
         workers = torch.get_num_threads()
         with one_thread_each(), ThreadPoolExecutor(workers) as pool:
@@ -117,7 +119,6 @@ class Extractor:
             def rows_of(start: int) -> Tensor:
                 return engine(images_of(start))
 
-            on_cpu = self._around.fabric.device.type == "cpu"
             # On the CPU every worker reads and computes; a GPU computes while the workers read.
             found: Iterable[Tensor] = (
                 map_ahead(pool, rows_of, starts, 2 * workers)

@@ -78,7 +78,7 @@ class Job(Work):
         if "val" in outcome.held_out:
             found, truth = outcome.held_out["val"]
             model.temperature.fill_(fit_temperature(found, truth))
-        elif plan.strategy.trains_backbone:
+        elif plan.strategy.trains_backbone or not isinstance(model.head, nn.Linear):
             self.progress.say("no validation images to calibrate by: expect the confidences to be too high")
         scores = {split: score_logits(*pair) for split, pair in outcome.held_out.items()}
         val, test = scores.get("val"), scores.get("test")
@@ -118,7 +118,7 @@ class Job(Work):
         # Told before it is done: a cut in between makes plugins hear it twice rather than never.
         tell_plugins(self.environment.catalogue.plugins, run.path, "done", result)
         run.write("result", result)
-        for path in run.checkpoint.glob("*.safetensors"):
+        for path in run.checkpoint.iterdir():  # what a kill in the middle of saving left, too
             path.unlink()
         return run.read("result")
 

@@ -94,7 +94,7 @@ class Training:
 
     def restore(self) -> bool:
         """Goes back to the checkpoint, if there is one."""
-        saved = load_checkpoint(self._checkpoint)
+        saved = load_checkpoint(self._checkpoint, self._fabric.device)
         if saved is None:
             return False
         self.position, tensors, extra = saved
@@ -150,7 +150,7 @@ class Training:
                     requested = anywhere(self._fabric, interrupt.requested)
                     if requested or now - saved_at >= self._checkpoint_seconds:
                         self._save()
-                        saved_at = now
+                        saved_at = time.monotonic()
                     if requested:
                         raise InterruptedTrainingError
                     if position.stopped:

@@ -1,8 +1,9 @@
-"""A race of learning rates: each gets a tenth of the training, the best goes on."""
+"""A race of learning rates: each gets a tenth of the epochs, the best goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from zoo.artifacts.runs import RunFolder
 from zoo.finetune.checkpoint import save_tensors
 from zoo.finetune.loop import Training
 from zoo.finetune.plan import Plan
-from zoo.nn.average import Weights, put, trainable
+from zoo.nn.average import Weights, trainable
 from zoo.nn.model import TransferModel
 from zoo.progress import Progress
 
@@ -30,14 +31,16 @@ def race(
 
     `model` has the weights all start from, and has them again afterwards. A race that was cut off goes on where it was.
     """
-    origin, device = trainable(model), str(next(model.parameters()).device)
+    origin, device = deepcopy(model.state_dict()), str(next(model.parameters()).device)
     scores, paths = {}, {}
+    short = plan.shortened(_SHARE)
+    progress.say(f"three learning rates race for {short.epochs} of {plan.epochs} epochs each")
     for factor in _FACTORS:
         paths[factor] = run.checkpoint / f"race-{factor:.2g}.safetensors"
 
         def compete(factor: float = factor) -> tuple[float, float]:
             unfinished = run.checkpoint / f"race-{factor:.2g}-state.safetensors"
-            training = start(plan.scaled(factor).shortened(_SHARE), unfinished, _unheard)
+            training = start(short.scaled(factor), unfinished, _unheard)
             training.restore()
             training.run(progress)
             save_tensors(paths[factor], trainable(model))  # the same by all who train together, each in one step
@@ -45,7 +48,7 @@ def race(
             return training.judge()
 
         scores[factor] = tuple(run.decide(f"score of learning rate x {factor:.2g}", compete))
-        put(model, origin)
+        model.load_state_dict(origin)
     order = sorted(_FACTORS, key=scores.__getitem__, reverse=True)
     return plan.scaled(order[0]), [load_file(paths[factor], device=device) for factor in order]
 

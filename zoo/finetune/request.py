@@ -59,7 +59,7 @@ class FinetuneRequest:
     cache: CacheChoice = "auto"
     """Whether activations at the freeze boundary are computed once and kept; `auto`: where that is estimated to pay."""
     views: int | None = None
-    """Views of each image in which activations are kept; one for every four epochs, eight at most, when None."""
+    """Views of each image in which activations are kept; when None, one for every four epochs, but three to eight."""
     patience: int | None = None
     """Evaluations without a better validation score before training stops; 0 never stops early."""
     shots: int | None = None
@@ -101,7 +101,7 @@ class FinetuneRequest:
             raise UsageError(
                 "--co-tuning needs the classifier of the source task, which --drop-stages takes off; drop one"
             )
-        if not 0 < (self.layer_decay or 1.0) <= 1:
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise UsageError(f"--layer-decay: {self.layer_decay}; must be in (0, 1]")
         for name, strength in (("--l2-sp", self.l2_sp), ("--co-tuning", self.co_tuning)):
             if strength < 0:

@@ -81,6 +81,8 @@ def resolve(request: FinetuneRequest, environment: Environment) -> Resolved:
     if request.strategy == "auto" or STRATEGIES[request.strategy].pretrained:
         if request.weights is not None and _is_file(request.weights):
             path = Path(request.weights)
+            if not path.is_file():
+                raise WeightsError(f"no such weights file: {path}; give the path of one, or a tag")
         else:
             spec = _find_set(backbone, tagged, request.weights)
             path = fetch_weights(spec, environment.cache, environment.mirror)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from zoo import __version__
 from zoo.artifacts.files import sha256_file
@@ -166,7 +171,7 @@ def _take_part(seat: Seat, out: Path, plugins: set[str], cache: Path, mirror: st
     threads = request.threads or max(1, available_threads() // seat.world)
     fabric = join(seat, device=request.device, threads=threads)
     run = SharedRun(out, fabric)
-    Job(
+    job = Job(
         request=request,
         resolved=resolved,
         data=data,
@@ -177,16 +182,32 @@ def _take_part(seat: Seat, out: Path, plugins: set[str], cache: Path, mirror: st
         environment=environment,
         progress=progress if fabric.is_global_zero else Silent(),
         run=run,
-    ).finish()
+    )
+    with _fitting(job):
+        job.finish()
 
 
 def _train(job: Job) -> dict[str, Any]:
     """The result of a job, or of the best of the trials it asks for."""
-    if job.request.trials is None:
-        return job.finish()
-    from zoo.finetune.search import search
+    with _fitting(job):
+        if job.request.trials is None:
+            return job.finish()
+        from zoo.finetune.search import search
 
-    return search(job)
+        return search(job)
+
+
+@contextmanager
+def _fitting(job: Job) -> Iterator[None]:
+    """Says what to do where the memory of a GPU does not suffice."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        raise RunError(
+            f"memory of the GPU is too small for batches of {job.plan.batch_size} images: {reason}; give a smaller "
+            "--batch-size or --input-size"
+        ) from None
 
 
 def _with_twin(
@@ -195,13 +216,10 @@ def _with_twin(
     """The result, with that of the same architecture from random weights where the request asks to compare."""
     if not request.compare_scratch:
         return result
-    begun = (run.scratch / "request.json").is_file()
-    twin = (
-        resume(run.scratch, environment, progress)
-        if begun
-        else finetune(request.scratch_twin(), run.scratch, environment, progress)
-    )
-    return {**result, "scratch": twin}
+    if (run.scratch / "request.json").is_file():
+        return {**result, "scratch": resume(run.scratch, environment, progress)}
+    shutil.rmtree(run.scratch, ignore_errors=True)  # cut off before all records were written
+    return {**result, "scratch": finetune(request.scratch_twin(), run.scratch, environment, progress)}
 
 
 def _settle(request: FinetuneRequest, data: DataSet, resolved: Resolved) -> tuple[FinetuneRequest, str]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from zoo.data.dataset import Split
 from zoo.data.store import labels
+from zoo.errors import UsageError
 from zoo.finetune.boundary import ActivationBatches, Prefix, measure_costs, view_count
 from zoo.finetune.cache import FeatureCache
 from zoo.finetune.extract import Extractor, Surroundings
@@ -127,10 +128,16 @@ class Sources(Work):
             val_images=len(self.data.of("val")),
             evaluations=math.ceil(epochs / self.plan.eval_epochs),
         )
+        if self.request.cache == "always" and not costs.representable:
+            raise UsageError(
+                f"--cache always: activations up to {costs.largest:.1e} are too large to be kept in half precision; "
+                "leave it out"
+            )
         if not (pays or self.request.cache == "always"):
             return {"views": 0, **why}
+        shown = "the plain view" if views == 1 else f"{views} views"
         self.progress.say(
-            f"stages 0 to {frozen - 1} run once, on {views} views of each image: about {why['seconds_kept']:.0f} s "
+            f"stages 0 to {frozen - 1} run once, on {shown} of each image: about {why['seconds_kept']:.0f} s "
             f"instead of {why['seconds_direct']:.0f} s"
         )
         return {"views": views, **why}

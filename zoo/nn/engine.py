@@ -47,8 +47,8 @@ def find_accelerator(device: Device, count: int = 1) -> Literal["cpu", "cuda"]:
 
 
 def mixed_precision() -> Literal["bf16-mixed", "16-mixed"]:
-    """bfloat16 where the CUDA device has it, else float16."""
-    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    """bfloat16 where the CUDA device has it (and does not only emulate it, slowly), else float16."""
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
 def place(item: T, fabric: Fabric) -> T:

@@ -32,8 +32,8 @@ def fit_head(
 
     A lone linear layer is solved to its optimum and calibrated, with `refit` on the validation samples too, see
     `fit_linear`; any other head takes AdamW steps on all training samples at once. With `balance` classes count alike,
-    however many samples each has. Gives logits and labels of the
-    validation samples, from a head that has not seen them; None without validation samples.
+    however many samples each has. Gives logits and labels of the validation samples, from a head that has not seen
+    them; None without validation samples.
     """
     if isinstance(head, nn.Linear):
         with progress.task("fitting the head", STEPS) as task:
@@ -47,6 +47,8 @@ def fit_head(
                 task=task,
                 widths=widths,
             )
+        if best.held_out is None:
+            progress.say("one image of each class: nothing to calibrate by, and to choose the regularisation by")
         with torch.no_grad():
             head.weight.copy_(best.weight)
             head.bias.copy_(best.bias)

@@ -24,6 +24,8 @@ STEPS = 2
 _MAX_FOLDS = 5
 _CHOICE_ROWS = 5_000
 """More training rows than these are not needed to choose a strength by."""
+_PROBLEM_NUMBERS = 2**24
+"""Problems are solved together as long as their solutions hold no more numbers; some thirty copies are in use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,9 @@ def fit_linear(
     Minimises cross entropy + l2/2 |W|^2, `l2` being the one of `L2_GRID` with the lowest cross entropy on `val`, or
     without it in stratified cross validation; the temperature comes from the same logits. With `refit` the chosen
     problem is solved once more on training and validation samples together. Features are standardised by group, so
-    that a strength means the same for every backbone.
+    that a strength means the same for every backbone. Of more than 5,000 training samples, so many choose the strength,
+    which is then made weaker by as many times as there are more samples, so that it stays the same prior; the
+    temperature comes from a fit to all but the held-out ones.
 
     `balance` makes classes count alike, however many samples each has: their log shares are taken off the bias (Menon
     et al. 2021, logit adjustment; for a linear head the same before and after fitting), and the mean over classes of
@@ -79,13 +83,17 @@ def fit_linear(
         weight = 1 / torch.bincount(truth, minlength=classes).clamp_min(1) if balance else None
         # The plain loss chooses: after temperature scaling, stronger fits win that are right less often.
         number = int(torch.stack([F.cross_entropy(row, truth, weight) for row in tried]).argmin())
-        l2, temperature = L2_GRID[number], fit_temperature(tried[number], truth)
-        unseen, start = (tried[number] / temperature, truth), trial.theta[number, :1].double()
+        l2, raw, start = L2_GRID[number], tried[number], trial.theta[number, :1].double()
+        if len(train[1]) > _CHOICE_ROWS:
+            l2 *= _CHOICE_ROWS / len(train[1])
+            rest, left_out = (seen, held_out) if held_out is not None else _leave_out(seen, seed)
+            start = _solve_one(rest, classes, l2, start)
+            raw, truth = _logits(left_out[0], start)[0] - prior, left_out[1]
+        temperature = fit_temperature(raw, truth)
+        unseen = raw / temperature, truth
     if refit and held_out is not None:
         seen = torch.cat([seen[0], held_out[0]]), torch.cat([seen[1], held_out[1]])
-    features, labels = seen
-    problem = Problems(features, labels, classes, features.new_ones(1, len(labels)), features.new_tensor([l2]))
-    theta = solve(problem, iterations=500, tolerance=1e-6, start=start)[0]
+    theta = _solve_one(seen, classes, l2, start)[0]
     theta[:, -1] -= prior
     theta /= temperature
     task.advance()
@@ -121,7 +129,9 @@ def _trial(seen: Labelled, held_out: Labelled | None, classes: int, seed: int) -
     # Single precision: the choice between strengths does not hang on the seventh digit.
     features, labels = seen[0].float(), seen[1]
     if len(labels) > _CHOICE_ROWS:
-        rows = torch.randperm(len(labels), generator=generator(seed, "rows to choose by"))[:_CHOICE_ROWS]
+        # By their place in their class, counted in its size: all classes alike, and at least one of each.
+        rank = _ranks(labels, seed, "rows to choose by")
+        rows = (rank / torch.bincount(labels)[labels]).argsort(stable=True)[:_CHOICE_ROWS]
         features, labels = features[rows], labels[rows]
     grid = features.new_tensor(L2_GRID)
     if held_out is not None:
@@ -136,14 +146,26 @@ def _trial(seen: Labelled, held_out: Labelled | None, classes: int, seed: int) -
     for fold in range(count):
         inside = folds == fold
         found[:, inside] = _logits(features[inside], theta[:, fold])
-    return _Trial(found, labels, theta)
+    tested = folds >= 0
+    return _Trial(found[:, tested], labels[tested], theta)
 
 
 def _solve_all(features: Tensor, labels: Tensor, classes: int, weights: Tensor, grid: Tensor) -> Tensor:
     """Solutions [L, K, C, D + 1] for every strength in `grid` and every row of `weights` [K, N]."""
-    problems = Problems(features, labels, classes, weights.repeat(len(grid), 1), grid.repeat_interleave(len(weights)))
-    theta = solve(problems, iterations=60, tolerance=1e-4)
-    return theta.view(len(grid), len(weights), classes, -1)
+    each = len(weights) * classes * (features.shape[1] + 1)
+    solutions = []
+    for some in grid.split(max(1, _PROBLEM_NUMBERS // each)):
+        strengths = some.repeat_interleave(len(weights))
+        problems = Problems(features, labels, classes, weights.repeat(len(some), 1), strengths)
+        solutions.append(solve(problems, iterations=60, tolerance=1e-4).view(len(some), len(weights), classes, -1))
+    return torch.cat(solutions)
+
+
+def _solve_one(samples: Labelled, classes: int, l2: float, start: Tensor | None) -> Tensor:
+    """The solution [1, C, D + 1] for one strength, to the last digits that matter."""
+    features, labels = samples
+    problem = Problems(features, labels, classes, features.new_ones(1, len(labels)), features.new_tensor([l2]))
+    return solve(problem, iterations=500, tolerance=1e-6, start=start)
 
 
 def _logits(features: Tensor, theta: Tensor) -> Tensor:
@@ -151,11 +173,26 @@ def _logits(features: Tensor, theta: Tensor) -> Tensor:
 
 
 def _folds(labels: Tensor, seed: int) -> Tensor:
-    """The fold of each sample, stratified; as many as the smallest class has samples, five at most."""
-    count = min(_MAX_FOLDS, int(torch.bincount(labels).min()))
-    fold = torch.zeros_like(labels)
+    """The fold of each sample, stratified; as many as the largest class has samples, five at most.
+
+    -1, in no fold, for the only sample of a class: nothing would be known of this class without it.
+    """
+    sizes = torch.bincount(labels)
+    folds = _ranks(labels, seed, "folds") % min(_MAX_FOLDS, int(sizes.max()))
+    return torch.where(sizes[labels] > 1, folds, -1)
+
+
+def _leave_out(samples: Labelled, seed: int) -> tuple[Labelled, Labelled]:
+    """Four fifths of the samples to fit, and one to test."""
+    features, labels = samples
+    tested = _folds(labels, seed) == 0
+    return (features[~tested], labels[~tested]), (features[tested], labels[tested])
+
+
+def _ranks(labels: Tensor, seed: int, purpose: str) -> Tensor:
+    """The place [N] of each sample among those of its class, in random order."""
+    ranks = torch.zeros_like(labels)
     for label in labels.unique():
         rows = (labels == label).nonzero().flatten()
-        rows = rows[torch.randperm(len(rows), generator=generator(seed, "folds", int(label)))]
-        fold[rows] = torch.arange(len(rows)) % max(1, count)
-    return fold
+        ranks[rows] = torch.randperm(len(rows), generator=generator(seed, purpose, int(label))).argsort()
+    return ranks

@@ -21,10 +21,11 @@ def command_line(request: Mapping[str, Any]) -> str:
     options = {name: value for name, value in request.items() if name not in ("data", "head_options")}
     lines = [["zoo", "finetune", request["data"]]]
     for name, value in {**options, **request["head_options"]}.items():
-        if value == defaults.get(name) or value is False:
+        if value == defaults.get(name):
             continue
-        line = [f"--{name.replace('_', '-')}"]
-        if value is not True:
-            line.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
-        lines.append(line)
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            lines.append([f"--{option}" if value else f"--no-{option}"])
+        else:
+            lines.append([f"--{option}", ",".join(map(str, value)) if isinstance(value, list) else str(value)])
     return " \\\n  ".join(map(shlex.join, lines))

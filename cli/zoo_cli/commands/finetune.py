@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ def add_to(app: typer.Typer) -> None:
 
 def _finetune(
     out: Output,
+    context: typer.Context,
     data: Annotated[
         str | None,
         typer.Argument(metavar="DATA", help="A folder, .zip or .csv of labelled images, or builtin:digits."),
@@ -110,6 +112,8 @@ def _finetune(
     if resume:
         if folder is None:
             raise UsageError("--resume needs the run to go on with; give --out RUN")
+        if given := _given(context, but=("--resume", "--out", "--devices", "--json", "--quiet", "--verbose")):
+            raise UsageError(f"--resume goes on with what {folder} began with; leave out {', '.join(given)}")
         target, request = folder, None
     else:
         if data is None or backbone is None:
@@ -191,6 +195,17 @@ def _finetune(
         out.line(f"run: {result['run']}   next: zoo export {result['run']}")
 
     out.result(result, words)
+
+
+def _given(context: typer.Context, *, but: Sequence[str]) -> list[str]:
+    """The options and arguments on the command line, apart from some."""
+    names = {parameter.name: parameter.opts[0] for parameter in context.command.params if parameter.name is not None}
+    given = [
+        option
+        for name, option in names.items()
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    ]
+    return [option for option in given if option not in but]
 
 
 def _widths(text: str) -> tuple[int, ...]:
