@@ -11,6 +11,8 @@ import torch
 from zoo.artifacts.runs import RunFolder
 from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore
+from zoo.errors import UsageError
+from zoo.finetune import boundary
 from zoo.finetune.boundary import ActivationBatches, Costs, Prefix, measure_costs, view_count
 from zoo.finetune.cache import FeatureCache
 from zoo.finetune.extract import Extractor, Surroundings
@@ -99,6 +101,14 @@ def test_measuring_costs_changes_nothing(dataset: Path, run: Path, environment: 
     assert min(costs.read, costs.prefix, costs.suffix, costs.fetch, costs.largest) > 0
     assert state_digest([model]) == before
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_activations_too_large_for_half_precision_are_not_kept(
+    dataset: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boundary, "_HALF_RANGE", 1e-6)
+    with pytest.raises(UsageError, match="too large to be kept in half precision; leave it out"):
+        finetune(_request(dataset, strategy="partial", cache="always"), tmp_path / "run", environment, Silent())
 
 
 @pytest.mark.parametrize(("epochs", "views"), [(1, 1), (2, 2), (4, 3), (12, 3), (20, 5), (100, 8)])

@@ -132,11 +132,8 @@ class Costs:
         kept = images * (views * (self.read + self.prefix) + epochs * (self.fetch + self.suffix))
         kept += val_images * (self.read + self.prefix + evaluations * self.fetch)
         fits = views * images * self.activation_bytes <= _MOST_BYTES
-        return fits and self.representable and kept < direct, {
-            "seconds_direct": direct,
-            "seconds_kept": kept,
-            **asdict(self),
-        }
+        pays = fits and self.representable and kept < direct
+        return pays, {"seconds_direct": direct, "seconds_kept": kept, **asdict(self)}
 
 
 def measure_costs(
@@ -174,7 +171,7 @@ def measure_costs(
         float(total.detach())
 
     half = activation.half().cpu()
-    with folded(model):
+    with folded(model):  # as training will run it
         costs = Costs(
             read=read / len(images),
             prefix=_seconds(prefix) / len(images),

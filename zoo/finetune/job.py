@@ -118,7 +118,7 @@ class Job(Work):
         # Told before it is done: a cut in between makes plugins hear it twice rather than never.
         tell_plugins(self.environment.catalogue.plugins, run.path, "done", result)
         run.write("result", result)
-        for path in run.checkpoint.iterdir():  # what a kill in the middle of saving left, too
+        for path in run.checkpoint.glob("*"):  # what a kill in the middle of saving left, too
             path.unlink()
         return run.read("result")
 

@@ -58,7 +58,7 @@ def try_settings(job: Job, settings: Mapping[str, Any], folder: Path, progress: 
 def drop_weights(folder: Path) -> None:
     """Frees the room that the weights and checkpoints of a trial take; its records stay."""
     run = RunFolder(folder)
-    for path in (run.weights, *run.checkpoint.iterdir()):
+    for path in (run.weights, *run.checkpoint.glob("*")):
         path.unlink(missing_ok=True)
 
 

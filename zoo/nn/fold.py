@@ -21,9 +21,8 @@ def folded(model: TransferModel) -> Iterator[None]:
 
     For the length of a `with` block. gamma (W x - mean) / sqrt(var + eps) + beta is one convolution with other weights
     and a bias. They are made of the parameters in every step, so that all of these get the gradients they would have
-    got, and a pass over every activation forward and one back are saved. Measured on one CPU core at 224 x 224, batches
-    of 32, forward and back: mobilenet_v2 1.23 times as fast, its last stage alone 1.2, efficientnet_b0 1.13, resnet18
-    1.21 times.
+    got but for rounding, and a pass over every activation forward and one back are saved. What that gains:
+    `benchmarks/loop.py`.
     """
     stages: Iterable[nn.Module] = model.backbone.stages if model.keep_statistics else []
     # Within another such block they are one already.

@@ -48,7 +48,7 @@ def fit_head(
                 widths=widths,
             )
         if best.held_out is None:
-            progress.say("one image of each class: nothing to calibrate by, and to choose the regularisation by")
+            progress.say("one image of each class: nothing to choose the regularisation by, or to calibrate")
         with torch.no_grad():
             head.weight.copy_(best.weight)
             head.bias.copy_(best.bias)
