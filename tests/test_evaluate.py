@@ -51,6 +51,20 @@ def test_classes_are_matched_by_name(model: Path, dataset: Path, tmp_path: Path,
     assert "classes the model does not know: stars" in done.stderr
 
 
+def test_images_for_testing_only_will_do(model: Path, dataset: Path, tmp_path: Path, zoo: Zoo) -> None:
+    """All of them are measured, be they in a folder, listed in a table, or of one class."""
+    whole = json.loads(zoo("evaluate", model, dataset, "--json").stdout)
+    only = tmp_path / "only"
+    shutil.copytree(dataset / "test", only / "test")
+    assert json.loads(zoo("evaluate", model, only, "--json").stdout) == whole
+    table = tmp_path / "list.csv"
+    rows = [f"{path},{path.parent.name},test\n" for path in sorted((only / "test" / "dots").iterdir())]
+    table.write_text("path,label,split\n" + "".join(rows))
+    found = json.loads(zoo("evaluate", model, table, "--json").stdout)
+    assert found["n"] == 8
+    assert found["per_class"]["dots"]["recall"] == whole["per_class"]["dots"]["recall"]
+
+
 def test_predict_gives_labels_with_probabilities(model: Path, dataset: Path, zoo: Zoo) -> None:
     files = sorted((dataset / "test" / "rings").iterdir())[:3]
     rows = json.loads(zoo("predict", model, *files, "--json").stdout)

@@ -42,7 +42,7 @@ def evaluate(
     `target` is a run folder or an exported model. `seed` is that of the training, so that data without a test split of
     its own is split the same way. Raises DataError where the data has classes the model does not know.
     """
-    dataset = open_dataset(data, cache=cache, progress=progress, seed=seed)
+    dataset = open_dataset(data, cache=cache, progress=progress, seed=seed, for_training=False)
     dataset = _only(dataset, split)
     store = ImageStore(dataset)
     dataset, skipped = check_images(

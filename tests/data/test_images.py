@@ -49,6 +49,7 @@ def test_exif_orientation_is_undone(tmp_path: Path) -> None:
         ("LA", "grey_alpha.png"),
         ("RGBA", "alpha.png"),
         ("LAB", "lab.tif"),
+        ("RGB", "web.jfif"),
     ],
 )
 def test_every_mode_becomes_rgb(mode: str, name: str, tmp_path: Path) -> None:

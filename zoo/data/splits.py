@@ -28,6 +28,7 @@ def open_dataset(
     seed: int = 0,
     shots: int | None = None,
     val_share: float | None = None,
+    for_training: bool = True,
 ) -> DataSet:
     """The data set DATA with every sample in a split.
 
@@ -35,18 +36,19 @@ def open_dataset(
     validation split, `val_share` of each class does (None: a fifth where every class has 10 training images or more,
     else nothing). `shots` keeps that many training images per class, drawn by `seed`, before validation is split off.
 
-    Raises DataError for an empty set, one class, or a class too small to train on.
+    Raises DataError for an empty set and, unless `for_training` is False, one class, or a class too small to train on.
     """
-    listing = list_source(data, cache)
+    listing = list_source(data, cache, progress)
     classes = tuple(sorted({file.label for file in listing.files}, key=_natural))
     files = list(listing.files)
     if not any(file.split == "test" for file in files):
         files = _hold_out(files, "test", TEST_SHARE, seed)
-    _check(data, classes, files)
+    if for_training:
+        _check(data, classes, files)
     if shots is not None:
         files = _keep_shots(files, shots, seed)
     if not any(file.split == "val" for file in files):
-        smallest = min(len(group) for group in _by_class(files).values())
+        smallest = min((len(group) for group in _by_class(files).values()), default=0)
         share = val_share if val_share is not None else VAL_SHARE if smallest >= MIN_PER_CLASS_FOR_VAL else 0.0
         files = _hold_out(files, "val", share, seed)
     number = {name: label for label, name in enumerate(classes)}
@@ -99,6 +101,9 @@ def _check(data: str, classes: Sequence[str], files: Sequence[Listed]) -> None:
     if len(classes) < 2:
         raise DataError(f"one class only: {classes[0]!r} in {data}; a classifier needs two or more folders")
     groups = _by_class(files)
+    if not groups:
+        named = ", ".join(sorted({file.split for file in files if file.split}))
+        raise DataError(f"no training images: {data} has only {named}; add a split named train")
     for name in classes:
         if name not in groups:
             raise DataError(f"class without training images: {name!r} in {data}; add images or remove the class")
