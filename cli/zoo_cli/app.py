@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import warnings
@@ -55,6 +56,9 @@ for module in (quickstart, list_, show, plugins, finetune, evaluate, report, exp
 
 def main() -> None:
     """The console script. With --json, a wrong command line is reported as JSON too."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Hours of work must not end in an error because a terminal or pipe has no letter for the name of a class.
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Pillow's, of an image that Zoo refuses in its own words.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     if "--json" not in sys.argv:

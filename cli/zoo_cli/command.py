@@ -34,6 +34,9 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
             out = Output(as_json=as_json, quiet=quiet)
             try:
                 function(out, **arguments)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                raise  # the reader has had enough (`| head -1`): Typer ends the program without a word
             except (ZooError, OSError, ModuleNotFoundError, KeyboardInterrupt) as error:
                 if verbose:
                     traceback.print_exc()

@@ -32,7 +32,8 @@ class Output:
     def result(self, value: Any, words: Callable[[], None]) -> None:
         """The command's result: `value` as JSON with --json, else whatever `words` prints."""
         if self.as_json:
-            sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+            # In ASCII, which every encoding of stdout has, and which any reader of JSON undoes.
+            sys.stdout.write(json.dumps(value, indent=2) + "\n")
         else:
             words()
 
@@ -40,11 +41,11 @@ class Output:
         """One line of a result, on stdout."""
         sys.stdout.write(text + "\n")
 
-    def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table, on stdout. Numbers are set to the right."""
         from rich.table import Table
 
-        table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+        table = Table(box=None, header_style="bold", pad_edge=False)
         for number, header in enumerate(headers):
             numeric = bool(rows) and all(isinstance(row[number], int | float | None) for row in rows)
             table.add_column(header, justify="right" if numeric else "left", overflow="fold")
@@ -80,11 +81,11 @@ def _bar(description: str, total: float) -> Iterator[Task]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console(stderr=True), transient=True) as bars:
         task = bars.add_task(description, total=total, note="", visible=False)
@@ -109,25 +110,35 @@ def _lines(description: str, total: float) -> Iterator[Task]:
 class _LineTask:
     def __init__(self, description: str, total: float) -> None:
         self._description, self._total, self._done = description, total, 0.0
-        self._began = self._last = time.monotonic()
+        self._last = time.monotonic()
+        # When the first report came, and how much was done by then: in a resumed run, by earlier sittings.
+        self._first: tuple[float, float] | None = None
 
     def advance(self, steps: float = 1, note: str | None = None) -> None:
         self._done += steps
         now = time.monotonic()
+        if self._first is None:
+            self._first = now, self._done
         if now - self._last < _LINE_SECONDS:
             return
         self._last = now
-        left = (now - self._began) * (self._total - self._done) / max(self._done, 1e-9)
-        words = f"{self._description}: {self._done:.0f}/{self._total:.0f}, {left:.0f} s left"
-        sys.stderr.write(f"{words}, {note}\n" if note else f"{words}\n")
+        began, before = self._first
+        words = [f"{self._description}: {self._done:.0f}/{self._total:.0f}"]
+        if self._done > before:
+            words.append(f"{(now - began) * (self._total - self._done) / (self._done - before):.0f} s left")
+        sys.stderr.write(", ".join([*words, note] if note else words) + "\n")
 
 
 def console(*, stderr: bool) -> Console:
-    """A rich console; never narrower than a table of facts needs where the output is no terminal."""
+    """A rich console; never narrower than a table of facts needs where the output is no terminal.
+
+    Names of files and classes are shown as they are: `[...]` and `:...:` in them mean nothing.
+    """
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 160, highlight=False)
+    width = None if stream.isatty() else 160
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
 def percent(value: float | None) -> str:

@@ -192,6 +192,8 @@ def test_a_full_disk_keeps_what_was_there(model: Path, run: Path, tmp_path: Path
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == "error: File too large; make room or check permissions, then run it again\n"
+    # Exporting may take long enough to report how far it is.
+    last = done.stderr.splitlines()[-1]
+    assert last == "error: File too large; make room or check permissions, then run it again"
     assert target.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]

@@ -10,7 +10,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,12 @@ from helpers import SHAPES, draw
 from PIL import Image
 
 from zoo.artifacts.runs import RunFolder
+from zoo.data.dataset import Sample
 from zoo.errors import RunError, UsageError
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.run import Environment, finetune
 from zoo.progress import Silent
+from zoo.report.held_out import HeldOut
 from zoo.report.run import report
 
 Zoo = Callable[..., Any]
@@ -113,6 +117,30 @@ def test_default_place_and_words(run: Path, zoo: Zoo) -> None:
     assert f"report: {run / 'report.html'}" in done.stdout
     assert (run / "report.html").is_file()
     assert zoo("report", run).returncode == 0  # our own page is written anew
+
+
+def test_pairs_most_often_mistaken_are_found_among_thousands_of_classes() -> None:
+    classes = tuple(f"class {number}" for number in range(3000))
+    truth, called = [7] * 4 + [2999, 2999, 5], [7, 8, 8, 8, 0, 5, 2999]
+    samples = [Sample(file=Path(str(row)), label=label, split="test", sha256="") for row, label in enumerate(truth)]
+    probabilities = np.zeros((len(truth), len(classes)), np.float32)
+    probabilities[range(len(truth)), called] = 1
+    held_out = HeldOut(split="test", classes=classes, samples=samples, probabilities=probabilities)
+    tracemalloc.start()
+    try:
+        pairs = held_out.most_confused(3)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Between equals, in the order of the classes.
+    assert pairs == [
+        ("class 7", "class 8", 3, 4),
+        ("class 5", "class 2999", 1, 1),
+        ("class 2999", "class 0", 1, 2),
+    ]
+    assert peak < len(classes) ** 2
+    right = replace(held_out, samples=[replace(sample, label=at) for sample, at in zip(samples, called, strict=True)])
+    assert right.most_confused(3) == []
 
 
 def test_a_probe_has_no_curve(run: Path, tmp_path: Path) -> None:

@@ -55,14 +55,13 @@ class HeldOut:
 
     def most_confused(self, count: int) -> list[tuple[str, str, int, int]]:
         """Pairs of classes most often mistaken: what it is, what it was called, how often, of how many."""
-        wrong = self.confusion.copy()
-        np.fill_diagonal(wrong, 0)
-        pairs = np.dstack(np.unravel_index(np.argsort(-wrong, axis=None, kind="stable")[:count], wrong.shape))[0]
-        of = self.confusion.sum(1)
+        wrong = self.predicted != self.truth
+        # From the mistakes alone: of thousands of classes, most pairs never occur.
+        pairs, times = np.unique(np.stack([self.truth[wrong], self.predicted[wrong]], 1), axis=0, return_counts=True)
+        of = np.bincount(self.truth)
         return [
-            (self.classes[true], self.classes[called], int(wrong[true, called]), int(of[true]))
-            for true, called in pairs
-            if wrong[true, called]
+            (self.classes[true], self.classes[called], int(often), int(of[true]))
+            for (true, called), often in ((pairs[row], times[row]) for row in np.argsort(-times, kind="stable")[:count])
         ]
 
     def confident_mistakes(self, count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -33,8 +34,7 @@ def _export(
             f"{result['model']}: {result['bytes'] / 1e6:.1f} MB, {result['precision']}; largest difference from the "
             f"trained model {parity['max_abs']:.1e} over {parity['images']} images at batches {parity['batches']}"
         )
-        out.line(
-            f"next: zoo predict {result['model']} IMAGE   zoo bench {result['model']}   zoo serve {result['model']}"
-        )
+        model = shlex.quote(result["model"])
+        out.line(f"next: zoo predict {model} IMAGE   zoo bench {model}   zoo serve {model}")
 
     out.result(result, words)

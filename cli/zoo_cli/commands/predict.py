@@ -28,7 +28,7 @@ def _predict(
     """Label image files with an exported model."""
     from zoo.predict import predict
 
-    answers = predict(model, files, top=top, device=device, threads=threads)
+    answers = predict(model, files, top=top, device=device, threads=threads, progress=out.progress)
     rows = [
         (answer["file"], ", ".join(f"{entry['label']} {percent(entry['probability'])}" for entry in answer["top"]))
         for answer in answers

@@ -13,8 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo.errors import ZooError
-from zoo_cli.command import command
+from zoo_cli.command import command, fail
 from zoo_cli.render import Output, percent
 from zoo_cli.settings import cache_folder
 
@@ -103,7 +102,7 @@ def _quickstart(out: Output, zoo: Callable[..., Any], shots: int, seed: int, fol
 
 
 def _run(app: typer.Typer, out: Output, arguments: tuple[object, ...]) -> Any:
-    """Runs a public command in this process and gives its JSON result."""
+    """Runs a public command in this process and gives its JSON result; ends the program as it ends where it fails."""
     words = [str(argument) for argument in arguments]
     out.remark(f"$ zoo {shlex.join(words)}")
     printed = io.StringIO()
@@ -111,7 +110,7 @@ def _run(app: typer.Typer, out: Output, arguments: tuple[object, ...]) -> Any:
         code = app([*words, "--json", *(["--quiet"] if out.quiet else [])], standalone_mode=False)
     value = json.loads(printed.getvalue())
     if code:
-        raise ZooError(value["error"])
+        fail(value["error"], code, as_json=out.as_json)
     return value
 
 
