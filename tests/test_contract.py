@@ -13,7 +13,8 @@ from zoo.testing import check_backbone, check_head
 CATALOGUE = Catalogue.installed({"torchvision", "heads", "tiny"})
 DEEP = ("squeezenet1_1", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf", "vit_b_16", "swin_t")
 """One of each kind of graph is exported too; the others of a family differ in numbers only."""
-LARGE = ("vit_b_16_384",)
+LARGE = ("vit_b_16_384", "resnet101", "regnet_y_8gf", "convnext_small")
+"""Left to `exhaustive`: a smaller one of the family is checked."""
 NAMES = [entry.spec.name for entry in CATALOGUE.backbones if entry.plugin.name == "torchvision"]
 
 

@@ -28,7 +28,7 @@ class _Log:
         self._client = MlflowClient()
         experiment = _experiment(self._client)
         found = self._client.search_runs([experiment], f"tags.`{_TAG}` = '{tag}'")
-        there = found[0] if found else self._client.create_run(experiment, run_name=run.name, tags={_TAG: tag})
+        there = found[0] if found else self._client.create_run(experiment, run_name=_name(run), tags={_TAG: tag})
         self._id = there.info.run_id
         self._client.log_batch(self._id, params=_params(run))
         self._points = {
@@ -93,6 +93,15 @@ def _tag(run: Path) -> str:
         write_json(note, {_TAG: uuid4().hex})
     tag: str = read_json(note)[_TAG]
     return tag
+
+
+def _name(run: Path) -> str:
+    """The name of its folder, and of a run within a run the way to it, as in TensorBoard: `photos/trials/001`."""
+    run = run.resolve()
+    for around in run.parents[:2]:
+        if (around / "request.json").is_file():
+            return run.relative_to(around.parent).as_posix()
+    return run.name
 
 
 def _experiment(client: MlflowClient) -> str:

@@ -50,6 +50,7 @@ def _request(dataset: Path, **options: object) -> FinetuneRequest:
         {"strategy": "lp-ft", "epochs": 3},
         pytest.param({"strategy": "partial", "cache": "always", "views": 2, "epochs": 4}, marks=slow),
         pytest.param({"strategy": "gradual", "epochs": 8, "average": True}, marks=slow),
+        pytest.param({"strategy": "surgical", "epochs": 3, "balance": True}, marks=slow),
         pytest.param({"strategy": "lp-ft", "epochs": 10, "lr_race": True, "co_tuning": 1.0, "l2_sp": 0.01}, marks=slow),
     ],
     ids=lambda options: str(options["strategy"]) + ("-everything" if "lr_race" in options else ""),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from zoo.data.dataset import DataSet
 from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore
 from zoo.finetune import engines, extract
-from zoo.finetune.cache import FeatureCache
+from zoo.finetune.cache import Array, FeatureCache
 from zoo.finetune.extract import Extractor, Surroundings
 from zoo.finetune.resolve import Environment
 from zoo.nn.batches import View
@@ -166,6 +168,56 @@ def test_a_full_disk_costs_a_remark(
     assert np.array_equal(first, second)
     assert listening.said[-1].endswith("(No space left on device)")
     assert _arrays(tmp_path) == []
+
+
+def test_a_cache_that_takes_nothing_costs_remarks(
+    make: Callable[..., tuple[Extractor, Listening]], data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = make()[0].of(data.samples, "images").copy()
+    for path in _arrays(tmp_path):
+        path.unlink()
+    monkeypatch.setattr(extract, "WORTH_MACS", 0)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    # What the operating system says when a new folder is to be made.
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    features, listening = make()
+    np.testing.assert_allclose(features.of(data.samples, "images"), expected, rtol=1e-4, atol=1e-5)
+    assert [message.partition(":")[0] for message in listening.said] == [
+        "features on disk are damaged, computing them again",
+        "features are not kept on disk",
+        "no engine is prepared, torch computes",
+    ]
+
+
+def test_what_another_process_removes_while_it_is_read_is_still_there(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, progress=Silent())
+
+    def fill(rows: Array) -> None:
+        rows[:] = 3
+
+    def removed(_: Array) -> bool:
+        shutil.rmtree(next(tmp_path.iterdir()))
+        return True
+
+    cache.get({}, (2, 2), np.float32, fill, lambda _: True)
+    assert cache.get({}, (2, 2), np.float32, fill, removed).tolist() == [[3, 3], [3, 3]]
+
+
+def test_an_array_of_another_kind_is_made_again(tmp_path: Path) -> None:
+    listening = Listening()
+    cache = FeatureCache(tmp_path, progress=listening)
+
+    def fill(rows: Array) -> None:
+        rows[:] = 3
+
+    cache.get({}, (2, 2), np.float32, fill, lambda _: True)
+    for other in (np.zeros((2, 2)), np.zeros((3, 2), np.float32)):
+        np.save(next(tmp_path.glob("*/array.npy")), other)
+        assert cache.get({}, (2, 2), np.float32, fill, lambda _: True).tolist() == [[3, 3], [3, 3]]
+    assert len(listening.said) == 2
 
 
 def test_the_oldest_go_when_there_is_no_room(

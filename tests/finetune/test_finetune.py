@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from zoo.export.run import export
 from zoo.finetune import job
 from zoo.finetune.curves import LearningCurve
 from zoo.finetune.job import Job
+from zoo.finetune.loop import Training
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
 from zoo.finetune.run import dry_run, finetune, resume
@@ -28,6 +30,7 @@ from zoo.nn.build import build_model, load_run_model
 from zoo.nn.model import state_digest
 from zoo.nn.weights import fetch_weights
 from zoo.progress import Silent
+from zoo.report.transfer import read_transfer
 
 
 def _request(dataset: Path, **options: Any) -> FinetuneRequest:
@@ -111,6 +114,8 @@ def test_mlp_head_and_tracked_curve(dataset: Path, environment: Environment, tmp
         ({"strategy": "full", "weights": "none"}, "needs pretrained weights"),
         ({"strategy": "full", "freeze_stages": 1}, "--freeze-stages goes with --strategy partial"),
         ({"lr": 0}, "--lr: 0; must be more than 0"),
+        ({"lr": float("nan")}, "--lr: nan; must be more than 0"),
+        ({"strategy": "full", "interpolate": True}, "--interpolate: full starts from a random head"),
         ({"strategy": "probe", "epochs": 3}, "--epochs means nothing to a probe"),
         ({"strategy": "probe", "augment": "crop"}, "--augment means nothing to a probe"),
     ],
@@ -185,6 +190,66 @@ def test_a_rate_far_too_high_is_told_and_keeps_the_best(
     assert result["test_accuracy"] > 0.7  # the probe it started from
     blind = zoo("finetune", dataset, *options, "--val-share", "0", "--out", tmp_path / "blind")
     assert (blind.returncode, blind.stdout.count("diverged")) == (7, 1)
+
+
+def test_training_stops_on_a_plateau_and_keeps_the_best(
+    dataset: Path, environment: Environment, tmp_path: Path
+) -> None:
+    # So fast that the good head it starts from is lost.
+    request = _request(dataset, strategy="lp-ft", lr=0.1, epochs=100, patience=3)
+    result = finetune(request, tmp_path / "run", environment, Silent())
+    rows = RunFolder.open(tmp_path / "run").read_metrics()
+    assert result["steps"] < result["plan"]["steps"]
+    best = next(number for number, row in enumerate(rows) if row["step"] == result["best_step"])
+    assert len(rows) == best + 1 + 3  # three evaluations that were no better
+    assert result["val_accuracy"] == max(row["val_accuracy"] for row in rows) == rows[best]["val_accuracy"]
+
+
+def test_the_record_has_the_rates_that_were_used(dataset: Path, environment: Environment, tmp_path: Path) -> None:
+    surgical = finetune(_request(dataset, strategy="surgical"), tmp_path / "surgical", environment, Silent())
+    scales = RunFolder.open(tmp_path / "surgical").read_decisions()["relative gradients of stages"]
+    assert len(set(scales)) > 1
+    assert surgical["plan"]["stage_lrs"] == pytest.approx([3e-4 * scale for scale in scales])
+    raced = finetune(_request(dataset, strategy="full", lr_race=True), tmp_path / "race", environment, Silent())
+    made = RunFolder.open(tmp_path / "race").read_decisions()
+    scores = {factor: made[f"score of learning rate x {factor:.2g}"] for factor in (1 / 3, 1.0, 3.0)}
+    assert raced["plan"]["head_lr"] == pytest.approx(3e-3 * max(scores, key=scores.__getitem__))
+
+
+def test_weights_that_explode_in_the_last_step_are_told(
+    dataset: Path, environment: Environment, tmp_path: Path
+) -> None:
+    request = _request(dataset, strategy="full", epochs=1, batch_size=64, lr=1e38, val_share=0.0, augment="none")
+    with pytest.raises(RunError, match="training diverged: weights are no numbers after step 1; give a lower --lr"):
+        finetune(request, tmp_path / "run", environment, Silent())
+
+
+def test_rare_classes_get_a_head_of_their_own_where_it_helps(
+    dataset: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = _request(dataset, strategy="lp-ft", balance=True)
+    digests, judge = {}, Training.judge
+    for change in (-1, 1):
+        asked = itertools.count()
+        monkeypatch.setattr(Training, "judge", lambda _, asked=asked, change=change: (change * next(asked), 0.0))
+        result = finetune(request, tmp_path / str(change), environment, Silent())
+        assert result["balanced_head"] is (change > 0)
+        model, _ = load_run_model(RunFolder.open(tmp_path / str(change)), environment.catalogue)
+        digests[change] = state_digest([model.backbone]), state_digest([model.head])
+    assert digests[-1][0] == digests[1][0]
+    assert digests[-1][1] != digests[1][1]
+    monkeypatch.setattr(Training, "judge", judge)
+    assert finetune(request, tmp_path / "real", environment, Silent())["val_accuracy"] > 0.7
+
+
+def test_without_validation_images_the_comparison_is_drawn_by_test_images(
+    dataset: Path, environment: Environment, tmp_path: Path
+) -> None:
+    request = _request(dataset, strategy="lp-ft", val_share=0.0, compare_scratch=True)
+    finetune(request, tmp_path / "run", environment, Silent())
+    transfer = read_transfer(RunFolder.open(tmp_path / "run"))
+    assert transfer is not None
+    assert transfer.split == "test"
 
 
 def test_what_weakens_a_model_is_told(tmp_path: Path, zoo: Callable[..., subprocess.CompletedProcess[str]]) -> None:

@@ -133,27 +133,36 @@ def test_killed_three_times_at_random_is_bit_identical(
     def start(*words: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-m", "zoo_cli", *words], env=environ, stderr=subprocess.DEVNULL)
 
+    def begun() -> bool:
+        return (cut / "request.json").exists()
+
+    def go_on() -> subprocess.Popen[bytes]:
+        resumed = ("finetune", "--resume", "--out", str(cut), "--quiet")
+        return start(*(resumed if begun() else _arguments(dataset, strategy, cut)))
+
+    def check() -> None:
+        assert (cut / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+        assert without_seconds(RunFolder(cut).read_metrics()) == without_seconds(RunFolder(whole).read_metrics())
+        shutil.rmtree(cut)
+
     began = time.monotonic()
     assert start(*_arguments(dataset, strategy, whole)).wait() == 0
     seconds = time.monotonic() - began
     while kills < 3:
-        begun = (cut / "request.json").exists()
-        again = ("finetune", "--resume", "--out", str(cut), "--quiet")
-        process = start(*(again if begun else _arguments(dataset, strategy, cut)))
+        process = go_on()
         try:
             # Each attempt is cut a little later than its start-up takes, on average.
             process.wait(random.uniform(0.3, 0.9) * seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            kills += 1
-        if RunFolder(cut).is_complete and kills:
-            break
-        if RunFolder(cut).is_complete or not (cut / "request.json").exists():
-            # Too fast or too early: once more, and sooner if it had got to its end.
-            seconds *= 0.7 if RunFolder(cut).is_complete else 1.1
+            kills += begun()
+        if RunFolder(cut).is_complete:  # too late: once more, and sooner
+            seconds *= 0.7
+            check()
+        elif not begun():  # too early
+            seconds *= 1.1
             shutil.rmtree(cut, ignore_errors=True)
-    if not RunFolder(cut).is_complete:
-        assert start("finetune", "--resume", "--out", str(cut), "--quiet").wait() == 0
-    assert (cut / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
-    assert without_seconds(RunFolder(cut).read_metrics()) == without_seconds(RunFolder(whole).read_metrics())
+    if begun():
+        assert go_on().wait() == 0
+        check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from helpers import make_folder
 
 from zoo.artifacts.files import sha256_file
 from zoo.artifacts.runs import RunFolder
-from zoo.errors import RunError, UsageError
+from zoo.errors import DeviceError, RunError, UsageError, WeightsError, ZooError
 from zoo.export.run import export
 from zoo.finetune.job import Job
 from zoo.finetune.request import FinetuneRequest
@@ -28,6 +29,7 @@ from zoo.finetune.resolve import Environment
 from zoo.finetune.run import finetune, resume
 from zoo.finetune.search import Trial, propose
 from zoo.finetune.space import Dimension
+from zoo.finetune.trial import drop_weights
 from zoo.progress import Silent
 from zoo.report.run import report
 
@@ -192,34 +194,81 @@ def test_a_trial_that_fails_is_left_out(
     assert not RunFolder.open(tmp_path / "none").is_complete
 
 
-def test_a_full_disk_is_no_fault_of_the_settings(
-    dataset: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [
+        RunError("cannot write the checkpoint; free space, then --resume"),
+        DeviceError("device not there: 'cuda'; use --device cpu"),
+        ZooError("frozen stage 0 changed in training; report this as a bug of Zoo"),
+    ],
+)
+def test_what_is_no_fault_of_the_settings_ends_the_search(
+    error: ZooError, dataset: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
 
-        def full(job: Job) -> dict[str, Any]:
-            raise RunError("cannot write the checkpoint; free space, then --resume")
+        def fail(job: Job) -> dict[str, Any]:
+            raise error
 
-        patch.setattr(Job, "finish", full)
-        with pytest.raises(RunError, match="free space"):
+        patch.setattr(Job, "finish", fail)
+        with pytest.raises(type(error), match=str(error)):
             finetune(_request(dataset), tmp_path / "run", environment, Silent())
     assert resume(tmp_path / "run", environment, Silent())["failed_trials"] == 0
 
 
-def test_two_processes_do_not_search_in_one_run(dataset: Path, environment: Environment, tmp_path: Path) -> None:
+def test_weights_that_were_away_for_a_moment(dataset: Path, environment: Environment, tmp_path: Path) -> None:
+    import zoo_tiny
+
+    own, away = tmp_path / "own.safetensors", tmp_path / "away.safetensors"
+    shutil.copy(Path(zoo_tiny.__file__).parent / "weights" / "glyphs_v1.safetensors", own)
+
+    class Watch(Silent):
+        def say(self, message: str) -> None:
+            if message.startswith("trial 1 of 2: validation accuracy"):
+                own.rename(away)
+
+    with pytest.raises(WeightsError, match=r"no such weights file: .*own\.safetensors"):
+        finetune(_request(dataset, weights=str(own)), tmp_path / "run", environment, Watch())
+    away.rename(own)
+    assert resume(tmp_path / "run", environment, Silent())["failed_trials"] == 0
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_cut_off_where_the_best_weights_are_dropped(
+    when: str, dataset: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    def cut(folder: Path) -> None:
+        concluding = (out / "weights.safetensors").is_file()
+        if not concluding or when == "after":
+            drop_weights(folder)
+        if concluding:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zoo.finetune.search.drop_weights", cut)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(_request(dataset, epochs=1), out, environment, Silent())
+    result = resume(out, environment, Silent())
+    assert result["weights_sha256"] == sha256_file(out / "weights.safetensors")
+    assert not list(out.glob("trials/**/*.safetensors"))
+
+
+def test_two_processes_do_not_work_on_one_run(dataset: Path, environment: Environment, tmp_path: Path) -> None:
     out = tmp_path / "run"
 
     class Watch(Silent):
         def say(self, message: str) -> None:
             if message.startswith("trial 1 of 2: validation accuracy"):
-                with pytest.raises(RunError, match="another process is searching in this run"):
+                with pytest.raises(RunError, match="another process works on this run"):
                     resume(out, environment, Silent())
                 told.append(message)
 
     told: list[str] = []
     finetune(_request(dataset), out, environment, Watch())
     assert told
-    with FileLock(out / ".search-lock").acquire(timeout=0):  # and it has let go
+    with FileLock(out / ".lock").acquire(timeout=0):  # and it has let go
         pass
 
 
@@ -243,8 +292,9 @@ def test_progress_names_the_trial_and_the_best(dataset: Path, environment: Envir
 
     request = replace(_request(dataset), lr=0.001)
     finetune(request, tmp_path / "run", environment, Listening())
-    assert said[1].startswith("trial 1 of 2: validation accuracy ")
-    assert said[2].startswith("trial 2 of 2, best so far ")
+    first, second = (line for line in said if line.startswith("trial"))
+    assert first.startswith("trial 1 of 2: validation accuracy ")
+    assert second.startswith("trial 2 of 2, best so far ")
 
 
 def test_optuna_is_loaded_only_for_a_search() -> None:

@@ -61,22 +61,24 @@ def _three_epochs(dataset: Path) -> FinetuneRequest:
     return _request(dataset, strategy="full", epochs=3, batch_size=8, patience=0, lr=0.001)
 
 
-def _mlflow_run() -> Any:
-    """The only run there is."""
+def _mlflow_runs() -> dict[str, Any]:
+    """All runs there are, by name."""
     from mlflow import MlflowClient
 
     client = MlflowClient()
     experiment = client.get_experiment_by_name("zoo")
     assert experiment is not None
-    (found,) = client.search_runs([experiment.experiment_id])
-    return found
+    found = client.search_runs([experiment.experiment_id])
+    runs = {run.info.run_name: run for run in found}
+    assert len(runs) == len(found)
+    return runs
 
 
 def _read(tracker: str, run: Path) -> Points:
     if tracker == "mlflow":
         from mlflow import MlflowClient
 
-        found = _mlflow_run()
+        found = _mlflow_runs()[run.name]
         return {
             name: [(metric.step, metric.value) for metric in MlflowClient().get_metric_history(found.info.run_id, name)]
             for name in found.data.metrics
@@ -113,10 +115,30 @@ def test_a_run_is_tracked(tracker: str, dataset: Path, environment: Environment,
     assert points == _expected(run)
     assert [step for step, _ in points["val_loss"]] == [0, 4, 8, 12]
     if tracker == "mlflow":
-        found = _mlflow_run()
+        found = _mlflow_runs()["run"]
         assert (found.info.run_name, found.info.status) == ("run", "FINISHED")
         said = {"backbone": "tiny/glyphnet", "weights": "glyphs_v1", "strategy": "full", "seed": "0", "lr": "0.001"}
         assert said.items() <= found.data.params.items()
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_a_search_ends_as_its_best_trial(tracker: str, dataset: Path, environment: Environment, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    finetune(_request(dataset, strategy="full", epochs=1, trials=2), run, environment, Silent())
+    points = _read(tracker, run)
+    assert points == _expected(run)
+    assert {"val_loss", "result/test_accuracy", "result/best_trial"} <= points.keys()
+
+
+@NEEDS["mlflow"]
+def test_runs_within_a_run_are_named_after_it(
+    dataset: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"strategy": "full", "epochs": 1, "trials": 1, "compare_scratch": True}
+    finetune(_request(dataset, **options), Path("photos"), environment, Silent())
+    finetune(_request(dataset, strategy="scratch", epochs=1), Path("scratch"), environment, Silent())
+    assert _mlflow_runs().keys() == {"photos", "photos/trials/001", "photos/scratch", "scratch"}
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 UNFINISHED = ".partial-"
 """How the name of a folder begins that `folder_once` has not finished."""
+_ABANDONED_SECONDS = 7 * 24 * 3600
+"""A folder unfinished for so long belongs to a process that is no more."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""The numbers of an OSError where a folder takes nothing more: it is full, or not ours to write into."""
 
 
 def sha256_file(path: Path) -> str:
@@ -39,9 +46,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         # mkstemp makes private files; a result is as readable as any file its owner makes.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -51,6 +56,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes `content` atomically."""
     write_atomically(path, lambda temporary: _fill(temporary, content))
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def _fill(path: Path, content: bytes) -> None:
@@ -76,9 +87,12 @@ def folder_once(target: Path, fill: Callable[[Path], None]) -> Path:
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target.parent)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=UNFINISHED))
     try:
         fill(temporary)
+        # mkdtemp makes private folders; a cache may be shared.
+        temporary.chmod(0o777 & ~_umask())
         temporary.rename(target)
     except OSError:
         if not target.is_dir():
@@ -86,3 +100,11 @@ def folder_once(target: Path, fill: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Removes what killed processes have left half made."""
+    for unfinished in root.glob(f"{UNFINISHED}*"):
+        with suppress(FileNotFoundError):  # another process was faster
+            if time.time() - unfinished.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(unfinished, ignore_errors=True)

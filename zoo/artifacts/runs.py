@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -65,14 +66,19 @@ class RunFolder:
         self._metrics = path / "metrics.jsonl"
         self._predictions = path / "predictions.npz"
 
-    @classmethod
-    def create(cls, path: Path) -> RunFolder:
-        """A new, empty run folder. Raises RunError where `path` holds something that is not an empty folder."""
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Raises RunError where `path` holds something and is not an empty folder."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(
                 f"output folder already in use: {path}; give another --out"
                 + (", or --resume to go on with that run" if (path / _MARKER).exists() else "")
             )
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """A new, empty run folder. Raises RunError as `check_free` does, and where it cannot be made."""
+        cls.check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / _MARKER).write_text(f"{SCHEMA}\n", encoding="utf-8")
@@ -97,7 +103,9 @@ class RunFolder:
         """The finished run in `path`. Raises RunError where it has not finished."""
         run = cls.open(path)
         if not run.is_complete:
-            raise RunError(f"run is not complete: {path}; finish it with `zoo finetune --resume --out {path}`")
+            raise RunError(
+                f"run is not complete: {path}; finish it with `zoo finetune --resume --out {shlex.quote(str(path))}`"
+            )
         return run
 
     @property

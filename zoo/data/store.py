@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from zoo.data.dataset import DataSet, Sample
 from zoo.data.images import decode_image
@@ -25,23 +26,42 @@ _AHEAD = 8
 class ImageStore:
     """RGB pixels of samples by their file; at most `budget` bytes are kept, the rest is decoded each time.
 
-    Safe to use from several threads.
+    An image whose short side has twice `enough` pixels or more is kept scaled down to fewer, so that photographs as
+    cameras make them have room, too. Safe to use from several threads.
     """
 
-    def __init__(self, dataset: DataSet, budget: int = BUDGET_BYTES) -> None:
+    def __init__(self, dataset: DataSet, *, enough: int | None = None, budget: int = BUDGET_BYTES) -> None:
         self._dataset = dataset
+        self._enough = enough
         self._kept: dict[str, NDArray[np.uint8]] = {}
+        self._scaled: set[str] = set()
         self._room = budget
         self._lock = Lock()
 
     def pixels(self, sample: Sample) -> NDArray[np.uint8]:
-        """Pixels [H, W, 3] of one sample. Raises DataError naming a file that cannot be read."""
+        """Pixels [H, W, 3] of one sample as they are in its file. Raises DataError naming one that cannot be read."""
         kept = self._kept.get(sample.file)
-        if kept is not None:
+        if kept is not None and sample.file not in self._scaled:
             return kept
         pixels = decode_image(self._dataset.path(sample))
+        if kept is None:
+            self._keep(sample, pixels)
+        return pixels
+
+    def reduced(self, sample: Sample) -> NDArray[np.uint8]:
+        """The same, where there are far more than `enough` of them scaled down by a whole number."""
+        kept = self._kept.get(sample.file)
+        return kept if kept is not None else self._keep(sample, decode_image(self._dataset.path(sample)))
+
+    def _keep(self, sample: Sample, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Keeps the reduced `pixels` if there is room, and gives them."""
+        factor = min(pixels.shape[:2]) // self._enough if self._enough else 1
+        if factor > 1:
+            pixels = np.array(Image.fromarray(pixels).reduce(factor))
         with self._lock:
             if pixels.nbytes <= self._room and sample.file not in self._kept:
+                if factor > 1:
+                    self._scaled.add(sample.file)
                 self._kept[sample.file] = pixels
                 self._room -= pixels.nbytes
         return pixels

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,14 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.artifacts.files import UNFINISHED, folder_once, sha256_json, write_json
+from zoo.artifacts.files import NO_ROOM, folder_once, sha256_json, write_json
 from zoo.progress import Progress
 
 Array = NDArray[np.floating[Any]]
 
 LIMIT_BYTES = 20 * 1024**3
-_ABANDONED_SECONDS = 7 * 24 * 3600
-"""A folder half made for so long belongs to a process that is no more."""
 _KEY = "key.json"
 _ARRAY = "array.npy"
 
@@ -53,14 +49,15 @@ class FeatureCache:
         if folder.is_dir():
             found = _read(folder, shape, dtype)
             if found is not None and check(found):
-                os.utime(folder / _KEY)
+                with suppress(OSError):  # read-only, or removed meanwhile by another process in need of room
+                    os.utime(folder / _KEY)
                 return found
             self._progress.say(f"features on disk are damaged, computing them again: {folder}")
             shutil.rmtree(folder, ignore_errors=True)
         try:
             folder_once(folder, lambda temporary: _write(temporary, key, shape, dtype, fill))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if error.errno not in NO_ROOM:
                 raise
             self._progress.say(f"features are not kept on disk: {self._root} ({error.strerror})")
         else:
@@ -73,14 +70,7 @@ class FeatureCache:
         return array
 
     def _evict(self, current: Path) -> None:
-        """Removes what was used longest ago until the rest fits, and what a killed process has left half made.
-
-        Only folders this class made.
-        """
-        for unfinished in self._root.glob(f"{UNFINISHED}*"):
-            with suppress(FileNotFoundError):  # another process was faster
-                if time.time() - unfinished.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(unfinished, ignore_errors=True)
+        """Removes what was used longest ago until the rest fits; only folders this class made."""
         used = []
         for key in self._root.glob(f"*/{_KEY}"):
             try:

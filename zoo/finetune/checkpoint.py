@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -42,21 +42,23 @@ class Position:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes `tensors` (name -> tensor, on any device, in any layout) as one safetensors file, atomically."""
+    """Writes `tensors` (name -> tensor, on any device, in any layout) as one safetensors file, atomically.
+
+    Raises RunError where the disk is full or the folder read-only.
+    """
     copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(copies, temporary, metadata=metadata))
+    try:
+        write_atomically(path, lambda temporary: save_file(copies, temporary, metadata=metadata))
+    except (OSError, SafetensorError) as error:  # safetensors wraps the operating system's error in its own
+        raise RunError(f"cannot write weights: {path} ({error}); free space, then --resume") from None
 
 
 def save_checkpoint(path: Path, position: Position, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
     """Writes `tensors` (name -> tensor) and the position as one safetensors file, atomically.
 
-    `extra` is what else must survive, as JSON values. Raises RunError where the disk is full or the folder read-only.
+    `extra` is what else must survive, as JSON values. Raises RunError as `save_tensors` does.
     """
-    metadata = {"position": json.dumps(asdict(position)), "extra": json.dumps(dict(extra))}
-    try:
-        save_tensors(path, tensors, metadata)
-    except Exception as error:  # safetensors wraps the operating system's error in its own
-        raise RunError(f"cannot write the checkpoint: {path} ({error}); free space, then --resume") from None
+    save_tensors(path, tensors, {"position": json.dumps(asdict(position)), "extra": json.dumps(dict(extra))})
 
 
 def load_checkpoint(path: Path, device: torch.device) -> tuple[Position, dict[str, Tensor], dict[str, Any]] | None:

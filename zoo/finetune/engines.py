@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from zoo.artifacts.files import folder_once, read_json, sha256_json, write_json
+from zoo.artifacts.files import NO_ROOM, folder_once, read_json, sha256_json, write_json
 from zoo.errors import ModelError
 from zoo.nn.onnx_graph import write_traced
 from zoo.progress import Progress
@@ -65,6 +65,9 @@ def cpu_engine(
     try:
         return open_prepared()
     except (ModelError, OSError, ValueError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            progress.say(f"no engine is prepared, torch computes: {root} ({error.strerror})")
+            return in_torch
         progress.say(f"the prepared engine is damaged, preparing it again: {root / sha256_json(key)} ({error})")
         shutil.rmtree(root / sha256_json(key), ignore_errors=True)
         return open_prepared()

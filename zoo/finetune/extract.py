@@ -21,7 +21,7 @@ from zoo.data.parallel import map_ahead
 from zoo.data.store import ImageStore
 from zoo.finetune.cache import Array, FeatureCache
 from zoo.finetune.engines import WORTH_MACS, cpu_engine
-from zoo.nn.batches import View, view_pixels
+from zoo.nn.batches import View, image_pixels, view_pixels
 from zoo.nn.engine import generator, one_thread_each, place
 from zoo.nn.model import state_digest
 from zoo.nn.preprocess import Preprocess
@@ -77,7 +77,7 @@ class Extractor:
         """
         view = view or View()
         key = {
-            "schema": 2,
+            "schema": 3,
             "module": self._digest,
             "input": asdict(self._preprocess.spec),
             "view": asdict(view),
@@ -152,7 +152,9 @@ class Extractor:
     def _images(self, samples: Sequence[Sample], view: View) -> Tensor:
         with torch.inference_mode():
             pixels = [
-                view_pixels(torch.from_numpy(self._around.store.pixels(sample)), view, self._preprocess, sample.sha256)
+                view_pixels(
+                    image_pixels(self._around.store, sample, view.policy), view, self._preprocess, sample.sha256
+                )
                 for sample in samples
             ]
             return self._preprocess.normalise(torch.stack(pixels))

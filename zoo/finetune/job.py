@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,14 +34,14 @@ from zoo.nn.average import Weights, greedy_soup, interpolate
 from zoo.nn.batches import Source
 from zoo.nn.build import build_source_head
 from zoo.nn.calibrate import fit_temperature
-from zoo.nn.engine import deterministic, place
+from zoo.nn.engine import deterministic, device_name, place
 from zoo.nn.head_fit import fit_head
-from zoo.nn.inference import logits, score_logits
+from zoo.nn.inference import features, logits, score_logits
 from zoo.nn.linear import Labelled, log_shares
 from zoo.nn.model import state_digest
 from zoo.nn.tap_choice import choose_taps
 from zoo.nn.taps import make_taps
-from zoo.nn.team import share, share_of
+from zoo.nn.team import share
 
 _SURGICAL_BATCHES = 5
 
@@ -49,6 +50,8 @@ _SURGICAL_BATCHES = 5
 class _Outcome:
     """What training or fitting came to: logits and labels of the splits it did not see, before calibration."""
 
+    plan: Plan
+    """With the learning rates that were used."""
     position: Position
     held_out: Mapping[Split, Labelled]
     fitted: tuple[Split, ...]
@@ -108,12 +111,13 @@ class Job(Work):
             "diverged": position.diverged,
             **outcome.averages,
             "seconds": position.seconds,
+            "device": device_name(self.fabric),
             "train_images": sum(len(self.data.of(split)) for split in outcome.fitted),
             "fitted_splits": list(outcome.fitted),
             "frozen_stages": plan.freeze_stages,
             "frozen_sha256": frozen_sha256,
             "weights_sha256": sha256_file(run.weights),
-            "plan": plan.to_json(),
+            "plan": outcome.plan.to_json(),
         }
         # Told before it is done: a cut in between makes plugins hear it twice rather than never.
         tell_plugins(self.environment.catalogue.plugins, run.path, "done", result)
@@ -140,7 +144,8 @@ class Job(Work):
                 found = self.model.classify(features.to(self.fabric.device)).float().cpu()
             held_out["test"] = found, truth
         fitted: tuple[Split, ...] = ("train", "val") if linear else ("train",)
-        return _Outcome(position=Position(seconds=time.monotonic() - began), held_out=held_out, fitted=fitted)
+        position = Position(seconds=time.monotonic() - began)
+        return _Outcome(plan=self.plan, position=position, held_out=held_out, fitted=fitted)
 
     def _choose_taps(self) -> int:
         """Lets the head of a probe see as many lower stages as help, and gives their number."""
@@ -162,21 +167,28 @@ class Job(Work):
     def _fit_head(self, *, taps: int, refit: bool) -> dict[Split, Labelled]:
         """Puts the best head on pretrained features; logits and labels of the validation images."""
         sources = self._sources
+        train = sources.features("train", taps=taps)
+        val = sources.features("val", taps=taps) if self.data.of("val") else None
+        unseen = self._fit(train, val, widths=sources.widths(taps), refit=refit)
+        return {"val": unseen} if unseen is not None else {}
+
+    def _fit(self, train: Labelled, val: Labelled | None, *, widths: Sequence[int], refit: bool) -> Labelled | None:
+        """Fits the head, see `fit_head`, for all who train together."""
         self.model.head.cpu()
         unseen = fit_head(
             self.model.head,
-            train=sources.features("train", taps=taps),
-            val=sources.features("val", taps=taps) if self.data.of("val") else None,
+            train=train,
+            val=val,
             loss=self.resolved.head.spec.loss,
             seed=self.request.seed,
             refit=refit,
             balance=self.plan.balance,
             progress=self.progress,
-            widths=sources.widths(taps),
+            widths=widths,
         )
         self.model.head.to(self.fabric.device)
         share(self.model.head.parameters(), self.fabric)
-        return {"val": unseen} if unseen is not None else {}
+        return unseen
 
     def _train(self, checkpoint: Path) -> _Outcome:
         """Trains what is not frozen."""
@@ -213,9 +225,11 @@ class Job(Work):
         self.run.truncate_metrics(training.position.step if resumed else -1)
         training.run(self.progress)
         averages = self._average(training, others)
+        if plan.balance and training.splits.val and isinstance(self.model.head, nn.Linear):
+            averages["balanced_head"] = self._fit_balanced_head(training)
         splits: dict[Split, Source | None] = {"val": training.splits.val, "test": training.splits.test}
         held_out = {split: logits(self.model, source, fabric=self.fabric) for split, source in splits.items() if source}
-        return _Outcome(position=training.position, held_out=held_out, fitted=("train",), averages=averages)
+        return _Outcome(plan=plan, position=training.position, held_out=held_out, fitted=("train",), averages=averages)
 
     def _record(self, row: Mapping[str, Any]) -> None:
         self.run.append_metrics(row)
@@ -242,19 +256,43 @@ class Job(Work):
         return build_source_head(self.resolved.backbone, self.resolved.weights)
 
     def _relative_gradients(self, objective: Objective) -> list[float]:
-        train, share = self._sources.images.train, share_of(self.fabric)
-        batches = train.augmented("none", seed=self.request.seed, epoch=0, share=share)
+        # Whole batches on every device: the norms of gradients of their parts would be others.
+        batches = self._sources.images.train.augmented("none", seed=self.request.seed, epoch=0)
         few = itertools.islice(batches, _SURGICAL_BATCHES)
         return relative_gradients(self.model, few, objective=objective, fabric=self.fabric)
 
     def _average(self, training: Training, others: list[Weights]) -> dict[str, float]:
         """Looks for weights better than the best of the training, between these and others, where the plan says so."""
-        judge, done = training.judge if training.splits.val else None, dict[str, float]()
-        if others and judge:
+        done, judged = dict[str, float](), training.splits.val is not None
+
+        def judge() -> tuple[float, float]:
+            training.estimate_statistics()
+            return training.judge()
+
+        if others and judged:
             done["soup"] = greedy_soup(self.model, others, judge)
         if self.plan.interpolate:
-            done["interpolation"] = interpolate(self.model, training.start, judge)
+            done["interpolation"] = interpolate(self.model, training.start, judge if judged else None)
+        if done:
+            training.estimate_statistics()
         return done
+
+    def _fit_balanced_head(self, training: Training) -> bool:
+        """Fits the head anew on what the trained backbone gives, classes counting alike; whether that is better.
+
+        Kang et al. 2020 (classifier re-training); the validation images tell.
+        """
+        assert training.splits.val is not None
+        usual, before = deepcopy(self.model.head.state_dict()), training.judge()
+        train, val = (
+            features(self.model, source, fabric=self.fabric, progress=self.progress)
+            for source in (training.splits.train, training.splits.val)
+        )
+        self._fit(train, val, widths=[train[0].shape[1]], refit=False)
+        better = training.judge() > before
+        if not better:
+            self.model.head.load_state_dict(usual)
+        return better
 
     @cached_property
     def _pristine(self) -> list[str]:

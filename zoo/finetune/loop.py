@@ -24,6 +24,7 @@ from zoo.nn.batches import Source, batch_length
 from zoo.nn.engine import derive_seed, place
 from zoo.nn.fold import folded
 from zoo.nn.inference import score
+from zoo.nn.statistics import estimate_statistics
 from zoo.nn.team import anywhere, mean, share, share_of, share_statistics
 from zoo.progress import Progress, Task
 
@@ -162,6 +163,9 @@ class Training:
             )
         if self._best:
             self._model.load_state_dict(self._best)
+        elif not all(value.isfinite().all() for value in trainable(self._model).values()):
+            raise RunError(f"training diverged: weights are no numbers after step {position.step}; give a lower --lr")
+        self.estimate_statistics()
 
     def _enter_phase(self) -> None:
         """Freezes and loads what the phase of the next step needs, unless it is under way."""
@@ -210,14 +214,21 @@ class Training:
     def _is_evaluation(self, step: int) -> bool:
         return step == self._plan.steps or step % (self._plan.eval_epochs * self._plan.steps_per_epoch) == 0
 
+    def estimate_statistics(self) -> None:
+        """Gives BatchNorm, where its statistics are trained, those that belong to the model's present weights."""
+        if not self._plan.keep_statistics:
+            estimate_statistics(
+                self._model, self.splits.train, policy=self._plan.augment, seed=self._seed, fabric=self._fabric
+            )
+
     def judge(self) -> tuple[float, float]:
         """How good the model is on the validation split; larger is better."""
         assert self.splits.val is not None
         return score(self._model, self.splits.val, fabric=self._fabric).merit(balance=self._plan.balance)
 
     def _evaluate(self) -> None:
-        share(self._model.buffers(), self._fabric)  # running statistics: all that training leaves different
         with self._average.applied() if self._average is not None else nullcontext():
+            share(self._model.buffers(), self._fabric)  # running statistics: all that training leaves different
             self._evaluate_weights()
 
     def _evaluate_weights(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo.data.dataset import DataSet
 from zoo.errors import UsageError
-from zoo.finetune.request import AugmentChoice, FinetuneRequest
+from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.strategies import STRATEGIES, Strategy
 from zoo.nn.augment import Augment
 from zoo.specs import BackboneSpec, ImageInput, StageSpec
@@ -20,6 +20,8 @@ _EVALUATIONS = 20
 _PATIENCE = 5
 SMALL_DATA = 5_000
 """Below this many training images pretrained BatchNorm statistics are better than those of the data."""
+_SMALL_BATCH = 32
+"""Batches of fewer images have poor statistics, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,12 +108,15 @@ class Plan:
         """Steps before the phase of this number."""
         return sum(before.epochs for before in self.phases[:phase]) * self.steps_per_epoch
 
-    def groups(self, stage_params: Sequence[int], head_params: int) -> list[Group]:
-        """The parts of the network, bottom to top, with their parameter counts."""
+    def groups(self, stage_params: Sequence[int], pool_params: int, head_params: int) -> list[Group]:
+        """The parts of the network, bottom to top, with their parameter counts; the pool where it has parameters."""
         rows = [
             Group(name=f"stage {number}", params=params, frozen=number < self.freeze_stages, lr=lr)
             for number, (params, lr) in enumerate(zip(stage_params, self.stage_lrs, strict=True))
         ]
+        if pool_params:  # it is frozen and trained with the last stage
+            frozen = self.freeze_stages == len(self.stages)
+            rows.append(Group(name="pool", params=pool_params, frozen=frozen, lr=self.stage_lrs[-1]))
         return [*rows, Group(name="head", params=head_params, frozen=False, lr=self.head_lr)]
 
     def to_json(self) -> dict[str, Any]:
@@ -131,7 +136,7 @@ def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInp
             f"--devices {request.devices}: some step would have no image for one of them ({count} training images, "
             f"--batch-size {request.batch_size}); give fewer devices or a larger batch"
         )
-    epochs = (request.epochs or math.ceil(strategy.steps / per_epoch)) if strategy.trains_backbone else 0
+    epochs = (request.epochs or strategy.epochs_of(per_epoch)) if strategy.trains_backbone else 0
     for option, asked in (("--lr-race", request.lr_race), ("--trials", request.trials)):
         if asked and not data.of("val"):
             raise UsageError(f"{option}: no validation images to judge by; leave it out or give --val-share")
@@ -143,9 +148,9 @@ def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInp
     return Plan(
         strategy=strategy,
         phases=phases,
-        keep_statistics=strategy.pretrained and count < SMALL_DATA,
+        keep_statistics=strategy.pretrained and (count < SMALL_DATA or request.batch_size < _SMALL_BATCH),
         input=input_spec,
-        augment=_augment(request.augment, input_spec),
+        augment=_augment(request, spec.input if request.mirror is not None else input_spec),
         steps_per_epoch=per_epoch,
         eval_epochs=max(1, math.ceil(epochs / _EVALUATIONS)),
         batch_size=request.batch_size,
@@ -194,7 +199,9 @@ def _freeze_stages(request: FinetuneRequest, strategy: Strategy, spec: BackboneS
     return frozen
 
 
-def _augment(asked: AugmentChoice, spec: ImageInput) -> Augment:
-    if asked != "auto":
-        return asked
-    return "crop" if spec.mirror else "affine"
+def _augment(request: FinetuneRequest, pretrained: ImageInput) -> Augment:
+    if request.augment != "auto":
+        return request.augment
+    # What was pretrained without mirroring is glyph-like, and half of a glyph is another one; a user who forbids
+    # mirroring says nothing about crops.
+    return "crop" if pretrained.mirror else "affine"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -87,7 +88,7 @@ class FinetuneRequest:
             "--trials": self.trials,
         }
         for name, value in positive.items():
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"{name}: {value}; must be more than 0")
         if self.val_share is not None and not 0 <= self.val_share < 1:
             raise UsageError(f"--val-share: {self.val_share}; must be in [0, 1)")
@@ -104,10 +105,15 @@ class FinetuneRequest:
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise UsageError(f"--layer-decay: {self.layer_decay}; must be in (0, 1]")
         for name, strength in (("--l2-sp", self.l2_sp), ("--co-tuning", self.co_tuning)):
-            if strength < 0:
+            if not 0 <= strength < math.inf:
                 raise UsageError(f"{name}: {strength}; must be 0 (off) or more")
             if strength and self.strategy == "scratch":
                 raise UsageError(f"{name}: scratch has no pretrained weights to hold on to; leave it out")
+        if self.interpolate and self.strategy in ("full", "scratch"):
+            raise UsageError(
+                f"--interpolate: {self.strategy} starts from a random head, and halfway back to it is no model; leave "
+                "it out, or use --strategy lp-ft"
+            )
         if self.strategy == "scratch" and self.weights not in (None, "none"):
             raise UsageError(f"--weights {self.weights}: scratch starts from random weights; leave it out")
         if self.strategy != "scratch" and self.weights == "none":
@@ -126,6 +132,8 @@ class FinetuneRequest:
             epochs=self.epochs,
             batch_size=self.batch_size,
             devices=self.devices,
+            # To its end: it may stay at chance for long before it rises.
+            patience=self.patience or 0,
             augment=self.augment,
             mirror=self.mirror,
             balance=self.balance,

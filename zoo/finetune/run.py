@@ -5,14 +5,15 @@ from __future__ import annotations
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from zoo import __version__
 from zoo.artifacts.files import sha256_file
@@ -58,8 +59,7 @@ def dry_run(request: FinetuneRequest, environment: Environment, progress: Progre
     request, why = _settle(request, data, resolved)
     plan = make_plan(request, resolved.staged, resolved.input, data)
     model = _build(request, resolved, resolved.record(data.classes, head_options(resolved, request)))
-    groups = plan.groups(_stage_params(model.backbone), _params(model.head))
-    return DryRun(plan=plan, why=why, groups=groups, data=data)
+    return DryRun(plan=plan, why=why, groups=_groups(plan, model), data=data)
 
 
 def finetune(request: FinetuneRequest, out: Path, environment: Environment, progress: Progress) -> dict[str, Any]:
@@ -68,9 +68,12 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     With `compare_scratch` that of the twin is in it under `scratch`. Raises the errors of `zoo.errors`; after
     InterruptedTrainingError (Ctrl-C) `resume` goes on.
     """
+    RunFolder.check_free(out)
     resolved = resolve(request, environment)
     data = _open(request, environment, progress)
     request, why = _settle(request, data, resolved)
+    if request.compare_scratch and not data.of("val"):
+        request = replace(request, track_test=True)  # the curves have nothing else to show; they choose nothing
     record = resolved.record(data.classes, head_options(resolved, request))
     # Everything that can be refused is refused before the folder exists, and what is quick to tell comes first.
     plan = make_plan(request, resolved.staged, resolved.input, data)
@@ -80,20 +83,23 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
         search_space(request, resolved, plan)
     find_accelerator(request.device, request.devices)
     model = _build(request, resolved, record)
-    store = ImageStore(data)
+    groups = _groups(plan, model)
+    store = _store(data, resolved)
     threads = request.threads or available_threads()
     data, skipped = check_images(data, store, on_bad=request.on_bad_sample, threads=threads, progress=progress)
     run = RunFolder.create(out)
-    run.write("environment", _versions())
-    run.write("dataset", {**data.to_json(), "skipped": skipped})
-    run.write_model(asdict(request), record)
-    progress.say(f"strategy {request.strategy}: {run.decide('why this strategy', lambda: why)}")
-    fewest, most = _extremes(data)
-    if most >= _UNEVEN * fewest and not request.balance:
-        progress.say(f"classes have {fewest} to {most} training images: --balance makes rare ones count as much")
-    # The plan is made once more there, for the images that are really used: a resumed run knows no others.
-    result = _finish(run, request, data, resolved, environment, progress, store=store, model=model)
-    return _with_twin(result, request, run, environment, progress)
+    with _alone(run):
+        run.write("environment", _versions())
+        run.write("dataset", {**data.to_json(), "skipped": skipped})
+        run.write_model(asdict(request), record)
+        progress.say(f"strategy {request.strategy}: {run.decide('why this strategy', lambda: why)}")
+        progress.say(_summary(groups))
+        fewest, most = _extremes(data)
+        if most >= _UNEVEN * fewest and not request.balance:
+            progress.say(f"classes have {fewest} to {most} training images: --balance makes rare ones count as much")
+        # The plan is made once more there, for the images that are really used: a resumed run knows no others.
+        result = _finish(run, request, data, resolved, environment, progress, store=store, model=model)
+        return _with_twin(result, request, run, environment, progress)
 
 
 def resume(out: Path, environment: Environment, progress: Progress, *, devices: int | None = None) -> dict[str, Any]:
@@ -106,16 +112,31 @@ def resume(out: Path, environment: Environment, progress: Progress, *, devices: 
     request, data = _read_records(run)
     if devices not in (None, request.devices):
         raise UsageError(f"--devices {devices}: {out} began with {request.devices} and can only go on so; leave it out")
-    if run.is_complete:
-        return _with_twin(run.read("result"), request, run, environment, progress)
-    record = run.read_model()
-    resolved = resolve(request, environment)
-    if resolved.record(data.classes, head_options(resolved, request)).weights_sha256 != record.weights_sha256:
-        raise RunError(f"pretrained weights have changed since {out} began; start a new run")
-    find_accelerator(request.device, request.devices)
-    _check_unchanged(data, progress)
-    result = _finish(run, request, data, resolved, environment, progress)
-    return _with_twin(result, request, run, environment, progress)
+    with _alone(run):
+        if run.is_complete:
+            return _with_twin(run.read("result"), request, run, environment, progress)
+        record = run.read_model()
+        resolved = resolve(request, environment)
+        if resolved.record(data.classes, head_options(resolved, request)).weights_sha256 != record.weights_sha256:
+            raise RunError(f"pretrained weights have changed since {out} began; start a new run")
+        find_accelerator(request.device, request.devices)
+        _check_unchanged(data, progress)
+        result = _finish(run, request, data, resolved, environment, progress)
+        return _with_twin(result, request, run, environment, progress)
+
+
+@contextmanager
+def _alone(run: RunFolder) -> Iterator[None]:
+    """Keeps other processes from working on a run for the length of a `with` block; a killed one keeps nobody.
+
+    Raises RunError where one does already.
+    """
+    try:
+        lock = FileLock(run.path / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"another process works on this run: {run.path}; wait for it or end it first") from None
+    with lock:
+        yield
 
 
 def _extremes(data: DataSet) -> tuple[int, int]:
@@ -153,7 +174,7 @@ def _finish(
         resolved=resolved,
         data=data,
         plan=make_plan(request, resolved.staged, resolved.input, data),
-        store=store or ImageStore(data),
+        store=store or _store(data, resolved),
         model=model or _build(request, resolved, run.read_model()),
         fabric=make_fabric(request.device, request.threads or available_threads()),
         environment=environment,
@@ -176,7 +197,7 @@ def _take_part(seat: Seat, out: Path, plugins: set[str], cache: Path, mirror: st
         resolved=resolved,
         data=data,
         plan=make_plan(request, resolved.staged, resolved.input, data),
-        store=ImageStore(data),
+        store=_store(data, resolved),
         model=_build(request, resolved, run.read_model()),
         fabric=fabric,
         environment=environment,
@@ -237,6 +258,11 @@ def _open(request: FinetuneRequest, environment: Environment, progress: Progress
     )
 
 
+def _store(data: DataSet, resolved: Resolved) -> ImageStore:
+    """Images large enough for crops of a quarter of them."""
+    return ImageStore(data, enough=2 * max(resolved.input.height, resolved.input.width))
+
+
 def _build(request: FinetuneRequest, resolved: Resolved, record: ModelRecord) -> TransferModel:
     return build_model(resolved.backbone, resolved.head, record, weights=resolved.weights, seed=request.seed)
 
@@ -248,6 +274,18 @@ def _check_unchanged(data: DataSet, progress: Progress) -> None:
             if not path.is_file() or sha256_file(path) != sample.sha256:
                 raise DataError(f"data has changed since the run began: {path}; restore it or start a new run")
             task.advance()
+
+
+def _groups(plan: Plan, model: TransferModel) -> list[Group]:
+    return plan.groups(_stage_params(model.backbone), _params(model.backbone.pool), _params(model.head))
+
+
+def _summary(groups: Sequence[Group]) -> str:
+    """What is trained and how fast, on one line."""
+    trained = [group for group in groups if not group.frozen]
+    share = f"{sum(group.params for group in trained):,} of {sum(group.params for group in groups):,} parameters"
+    parts = [f"{group.name} at {group.lr:.1e}" if group.lr else f"{group.name} computed" for group in trained]
+    return f"trains {share}: {', '.join(parts)}; the head is new"
 
 
 def _stage_params(backbone: Backbone) -> list[int]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
 
 from zoo.artifacts.runs import RunFolder
 from zoo.errors import RunError
+from zoo.finetune.events import tell_plugins
 from zoo.finetune.job import Job
 from zoo.finetune.space import Dimension, search_space
 from zoo.finetune.trial import drop_weights, try_settings
@@ -43,23 +43,12 @@ def search(job: Job) -> dict[str, Any]:
     is written down in the run, so that a search that was cut off goes on where it was. Trials keep their records, not
     their weights: the best ones are in the run itself.
 
-    Raises RunError where another process searches in the same folder, or where no trial succeeds.
+    Raises RunError where no trial succeeds.
     """
     # Its warnings go to the caller's logging, and that a study was made is no news.
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    path = job.run.path
-    try:
-        lock = FileLock(path / ".search-lock").acquire(timeout=0)
-    except Timeout:
-        raise RunError(f"another process is searching in this run: {path}; wait for it or end it first") from None
-    with lock:
-        # The other process may have come to its end while this one was getting ready.
-        return job.run.read("result") if job.run.is_complete else _search(job)
-
-
-def _search(job: Job) -> dict[str, Any]:
     run, request = job.run, job.request
     assert request.trials is not None
     space = search_space(request, job.resolved, job.plan)
@@ -104,23 +93,25 @@ def propose(space: Mapping[str, Dimension], trials: Sequence[Trial], seed: int) 
 
 
 def _conclude(job: Job, trials: Sequence[Trial], best: Trial) -> dict[str, Any]:
-    """Makes the run what its best trial is, and gives its result."""
+    """Makes the run what its best trial is, tells plugins, and gives its result."""
     run, winner = job.run, RunFolder(best.folder)
-    run.take_over(winner)
+    if winner.weights.is_file():  # else they were taken over and dropped before the search was cut off here
+        run.take_over(winner)
     run.write_model(asdict(job.request), winner.read_model())
-    run.write(
-        "result",
-        {
-            **winner.read("result"),
-            "run": str(run.path),
-            "trials": len(trials),
-            "failed_trials": sum(trial.error is not None for trial in trials),
-            "best_trial": best.number,
-            "best_settings": best.settings,
-            "search_seconds": sum(trial.seconds for trial in trials),
-        },
-    )
+    result = {
+        **winner.read("result"),
+        "run": str(run.path),
+        "trials": len(trials),
+        "failed_trials": sum(trial.error is not None for trial in trials),
+        "best_trial": best.number,
+        "best_settings": best.settings,
+        "search_seconds": sum(trial.seconds for trial in trials),
+    }
+    del result["schema"]  # of the trial's record, not a part of the result
+    # All before the result, after which a resumed search has nothing left to do.
+    tell_plugins(job.environment.catalogue.plugins, run.path, "done", result)
     drop_weights(best.folder)
+    run.write("result", result)
     return run.read("result")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from zoo.finetune.request import StrategyName
+
+_FEWEST_EPOCHS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +34,11 @@ class Strategy:
     layer_decay: float = 1.0
     weight_decay: float = 0.01
     steps: int
-    """Optimiser steps where --epochs does not say."""
+    """Optimiser steps where --epochs does not say, but five epochs at least."""
+
+    def epochs_of(self, steps_per_epoch: int) -> int:
+        """Epochs where --epochs does not say."""
+        return max(_FEWEST_EPOCHS, math.ceil(self.steps / steps_per_epoch))
 
 
 STRATEGIES: dict[StrategyName, Strategy] = {

@@ -14,7 +14,7 @@ import torch
 from zoo.artifacts.runs import RunFolder
 from zoo.data.dataset import DataSet
 from zoo.data.store import labels
-from zoo.errors import DataError, RunError, ZooError
+from zoo.errors import PluginError, UsageError
 from zoo.finetune.job import Job
 from zoo.finetune.plan import make_plan
 from zoo.finetune.request import FinetuneRequest
@@ -28,7 +28,9 @@ def try_settings(job: Job, settings: Mapping[str, Any], folder: Path, progress: 
     """How good the search `job` is with these settings, as JSON values: `score`, `val_accuracy`, `seconds`, `error`.
 
     Trains into the run `folder`, or takes the run there to its end. `error` says why the settings make the training
-    fail, where they do. Raises DataError and RunError: a lost image or a full disk is no doing of the settings.
+    fail, where they do: they make no sense together, the head cannot be built with them, the memory of the GPU is too
+    small. Raises all other errors: a lost image, weights that cannot be read or a full disk is no doing of the
+    settings, and the search can go on once that is mended.
     """
     request, resolved = with_settings(job.request, settings), job.resolved
     run = _begun(job, request, folder)
@@ -43,9 +45,7 @@ def try_settings(job: Job, settings: Mapping[str, Any], folder: Path, progress: 
                 progress=progress,
                 run=run,
             ).finish()
-    except (DataError, RunError):
-        raise
-    except (ZooError, torch.OutOfMemoryError) as error:
+    except (UsageError, PluginError, torch.OutOfMemoryError) as error:
         reason = str(error).partition("\n")[0]
         progress.say(f"failed: {reason}")
         return {"score": 0.0, "val_accuracy": 0.0, "seconds": 0.0, "error": reason}
@@ -70,7 +70,7 @@ def _begun(job: Job, request: FinetuneRequest, folder: Path) -> RunFolder:
     run = RunFolder.create(folder)
     for name in ("environment", "dataset"):
         run.write(name, job.run.read(name))
-    run.write_model(asdict(request), job.resolved.record(job.data.classes, head_options(job.resolved, request)))
+    run.write_model(asdict(request), replace(job.run.read_model(), head_options=head_options(job.resolved, request)))
     return run
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 Weights = Mapping[str, Tensor]
-"""Trainable parameters by name."""
+"""Trainable parameters (and running statistics) by name."""
 Judge = Callable[[], tuple[float, float]]
 """How good the model is with the weights it has now; larger is better."""
 
 _HORIZON = 0.99
+_STATISTICS = (".running_mean", ".running_var")
 INTERPOLATION_GRID = (0.25, 0.5, 0.75)
 
 
@@ -25,33 +26,34 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def put(model: nn.Module, weights: Weights) -> None:
     """Copies `weights` into the model."""
-    parameters = dict(model.named_parameters())
+    state = model.state_dict()
     for name, value in weights.items():
-        parameters[name].copy_(value)
+        state[name].copy_(value)
 
 
 class MovingAverage:
-    """The exponential moving average of a model's trainable parameters.
+    """The exponential moving average of a model's trainable parameters and of its running statistics.
 
     The decay after step t is min(.99, (1 + t) / (10 + t)), so that early averages do not hang on to the start.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self.weights = trainable(model)
+        statistics = [name for name, _ in model.named_buffers() if name.endswith(_STATISTICS)]
+        self.weights = {**trainable(model), **named(model, statistics)}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes in the model's parameters after step number `step`."""
-        parameters = dict(self._model.named_parameters())
+        """Takes in what the model has after step number `step`."""
+        state = self._model.state_dict()
         decay = min(_HORIZON, (1 + step) / (10 + step))
         for name, value in self.weights.items():
-            value.lerp_(parameters[name], 1 - decay)
+            value.lerp_(state[name], 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model has the averages for the length of a `with` block."""
-        own = trainable_named(self._model, self.weights)
+        own = named(self._model, self.weights)
         put(self._model, self.weights)
         try:
             yield
@@ -59,10 +61,10 @@ class MovingAverage:
             put(self._model, own)
 
 
-def trainable_named(model: nn.Module, names: Weights) -> dict[str, Tensor]:
-    """Copies of the parameters called as those in `names`."""
-    parameters = dict(model.named_parameters())
-    return {name: parameters[name].detach().clone() for name in names}
+def named(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Copies of the model's parameters and buffers of these names."""
+    state = model.state_dict()
+    return {name: state[name].clone() for name in names}
 
 
 def interpolate(model: nn.Module, start: Weights, judge: Judge | None) -> float:
@@ -71,7 +73,7 @@ def interpolate(model: nn.Module, start: Weights, judge: Judge | None) -> float:
     Without a judge that is the middle. Wortsman et al. 2022 (WiSE-FT): the line between a zero-shot (here: probed)
     model and its fine-tuned self holds models better than both.
     """
-    end = trainable_named(model, start)
+    end = named(model, start)
 
     def go(place: float) -> None:
         put(model, {name: torch.lerp(value, end[name], place) for name, value in start.items()})
@@ -94,7 +96,7 @@ def greedy_soup(model: nn.Module, others: Sequence[Weights], judge: Judge) -> in
 
     Wortsman et al. 2022 (Model soups), recipe 1. All must have started from the same weights.
     """
-    soup, count, best = trainable_named(model, others[0]) if others else {}, 1, judge()
+    soup, count, best = named(model, others[0]) if others else {}, 1, judge()
     for weights in others:
         mixed = {name: torch.lerp(value, weights[name], 1 / (count + 1)) for name, value in soup.items()}
         put(model, mixed)

@@ -22,6 +22,8 @@ from zoo.specs import ImageInput
 T = TypeVar("T")
 
 _PREPARED_BYTES = 1024**3
+_OF_PLAIN: tuple[Augment, ...] = ("none", "affine")
+"""The policies that start from the plain view; the others cut their own out of the image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,13 +131,13 @@ class Batches:
             rows = [self.samples[index] for index in indices]
             # Each image has its own, so that it looks the same whatever batch or share of one it is in.
             randomness = [generator(seed, "augment", epoch, index) for index in indices]
-            if policy in ("none", "affine"):
+            if policy in _OF_PLAIN:
                 pixels = torch.stack([self._plain_pixels(sample) for sample in rows])
                 if policy == "affine":
                     pixels = warp_batch(pixels, randomness)
             else:
                 spec = self._preprocess.spec
-                images = map(self._raw, rows)
+                images = (image_pixels(self.store, sample, policy) for sample in rows)
                 pixels = torch.stack(
                     [augment_image(image, spec, policy, own) for image, own in zip(images, randomness, strict=True)]
                 )
@@ -153,15 +155,12 @@ class Batches:
         with one_thread_each(), ThreadPoolExecutor(self._readers) as pool:
             yield from map_ahead(pool, batch, parts, 2 * self._readers)
 
-    def _raw(self, sample: Sample) -> Tensor:
-        return torch.from_numpy(self.store.pixels(sample))
-
     def _plain_pixels(self, sample: Sample) -> Tensor:
         """Resized and cropped pixels [3, height, width], kept as long as there is room."""
         kept = self._prepared.get(sample.file)
         if kept is not None:
             return kept
-        pixels = self._preprocess.resize_and_crop(self._raw(sample)[None])[0]
+        pixels = self._preprocess.resize_and_crop(image_pixels(self.store, sample)[None])[0]
         if pixels.nbytes <= self._room:
             self._prepared[sample.file] = pixels
             self._room -= pixels.nbytes
@@ -183,10 +182,15 @@ def batch_length(source: Source, number: int) -> int:
     return short + (number < longer)
 
 
+def image_pixels(store: ImageStore, sample: Sample, policy: Augment = "none") -> Tensor:
+    """The uint8 image [H, W, 3] that `policy` starts from: as in its file for the plain view, large enough else."""
+    return torch.from_numpy(store.pixels(sample) if policy in _OF_PLAIN else store.reduced(sample))
+
+
 def view_pixels(image: Tensor, view: View, preprocess: Preprocess, key: str) -> Tensor:
     """Float pixels [3, height, width] of a uint8 image [H, W, 3] in one view; `key` stands for the image."""
     randomness = generator(view.seed, "view", view.number, key)
-    if view.policy not in ("none", "affine"):
+    if view.policy not in _OF_PLAIN:
         return augment_image(image, preprocess.spec, view.policy, randomness)
     pixels = preprocess.resize_and_crop(image[None])
     return (warp_batch(pixels, [randomness]) if view.policy == "affine" else pixels)[0]

@@ -34,6 +34,13 @@ def make_fabric(device: Device, threads: int) -> Fabric:
     return Fabric(accelerator="cuda", devices=1, precision=mixed_precision())
 
 
+def device_name(fabric: Fabric) -> str:
+    """What computes, in words: the name of the GPU, or the CPU and its threads."""
+    if fabric.device.type == "cuda":
+        return torch.cuda.get_device_name(fabric.device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
 def find_accelerator(device: Device, count: int = 1) -> Literal["cpu", "cuda"]:
     """Where `count` processes compute, one device each. Raises DeviceError where CUDA lacks the devices."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0

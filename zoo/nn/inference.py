@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,16 +37,33 @@ class Score:
         return self.mean_recall if balance else self.accuracy, -self.calibrated_loss
 
 
+def features(model: TransferModel, source: Source, *, fabric: Fabric, progress: Progress) -> tuple[Tensor, Tensor]:
+    """What the head sees: features [N, D] float32 and labels [N], on the CPU; the model is put into eval mode."""
+    return _pass(lambda inputs, entry: model.run(inputs, entry)[1], model, source, fabric=fabric, progress=progress)
+
+
 def logits(
     model: TransferModel, source: Source, *, fabric: Fabric, progress: Progress | None = None
 ) -> tuple[Tensor, Tensor]:
     """Logits [N, C] float32 and labels [N], on the CPU; the model is put into eval mode."""
+    return _pass(model, model, source, fabric=fabric, progress=progress or Silent())
+
+
+def _pass(
+    function: Callable[[Tensor, int], Tensor],
+    model: TransferModel,
+    source: Source,
+    *,
+    fabric: Fabric,
+    progress: Progress,
+) -> tuple[Tensor, Tensor]:
+    """What `function` of `model` gives for the inputs of every sample, and labels."""
     model.eval()
     found, labels = [], []
-    with torch.no_grad(), (progress or Silent()).task("predicting", len(source.samples)) as task:
+    with torch.no_grad(), progress.task("predicting", len(source.samples)) as task:
         for inputs, truth in source.plain(share_of(fabric)):
             with fabric.autocast():
-                found.append(model(place(inputs, fabric), source.entry).float().cpu())
+                found.append(function(place(inputs, fabric), source.entry).float().cpu())
             labels.append(truth)
             task.advance(len(truth))
     return gathered(fabric, found), gathered(fabric, labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -172,10 +173,11 @@ def _finetune(
             result = finetune(request, target, environment(), out.progress)
     except (InterruptedTrainingError, KeyboardInterrupt):
         begun = (target / "request.json").is_file()
-        hint = f"; go on with `zoo finetune --resume --out {target}`" if begun else ""
+        hint = f"; go on with `zoo finetune --resume --out {shlex.quote(str(target))}`" if begun else ""
         raise KeyboardInterrupt(f"interrupted{hint}") from None
 
     def words() -> None:
+        run = shlex.quote(result["run"])
         out.line(
             f"{result['strategy']} of {result['backbone']} on {result['train_images']} images: "
             f"test accuracy {percent(result['test_accuracy'])}, validation {percent(result['val_accuracy'])}, "
@@ -190,9 +192,9 @@ def _finetune(
         if "scratch" in result:
             out.line(
                 f"from scratch: test accuracy {percent(result['scratch']['test_accuracy'])}; see the curves with "
-                f"`zoo report {result['run']}`"
+                f"`zoo report {run}`"
             )
-        out.line(f"run: {result['run']}   next: zoo export {result['run']}")
+        out.line(f"run: {result['run']}   next: zoo export {run}")
 
     out.result(result, words)
 
@@ -248,6 +250,11 @@ def _show_plan(out: Output, request: FinetuneRequest) -> None:
                 for group in groups
             ],
         )
+        if plan.strategy.surgical:
+            out.line("the learning rates of stages are the highest; the first batches say how much of it each one gets")
+        if len(plan.phases) > 1:
+            steps = ", ".join(f"{phase.freeze_stages} for {phase.epochs}" for phase in plan.phases)
+            out.line(f"stages frozen, for so many epochs: {steps}")
         trainable = sum(group.params for group in groups if not group.frozen)
         out.line(f"trainable: {count(trainable)} of {count(sum(group.params for group in groups))} parameters")
         if plan.steps:

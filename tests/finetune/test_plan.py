@@ -1,0 +1,61 @@
+"""What a request comes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zoo.catalogue import Catalogue
+from zoo.data.dataset import DataSet, Sample
+from zoo.finetune.plan import Plan, make_plan
+from zoo.finetune.request import FinetuneRequest
+
+CATALOGUE = Catalogue.installed({"tiny", "torchvision"})
+
+
+def _plan(backbone: str = "tiny/glyphnet", images: int = 100, **options: Any) -> Plan:
+    samples = tuple(Sample(file=f"{n}.png", label=n % 2, split="train", sha256="0" * 64) for n in range(images))
+    data = DataSet(source="x", root=Path("x"), classes=("a", "b"), samples=samples)
+    spec = CATALOGUE.find_backbone(backbone)[0].spec
+    request = FinetuneRequest(data="x", backbone=backbone, **{"strategy": "lp-ft", **options})
+    return make_plan(request, spec, spec.input, data)
+
+
+@pytest.mark.parametrize("mirror", [None, False, True])
+def test_whether_images_may_be_mirrored_does_not_decide_how_they_are_cropped(mirror: bool | None) -> None:
+    assert _plan("torchvision/mobilenet_v2", mirror=mirror).augment == "crop"
+    assert _plan("tiny/glyphnet", mirror=mirror).augment == "affine"
+    assert _plan("torchvision/mobilenet_v2", augment="gentle").augment == "gentle"
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"images": 4_999}, True),
+        ({"images": 5_000}, False),
+        ({"images": 5_000, "batch_size": 31}, True),
+        ({"images": 100, "strategy": "scratch"}, False),
+    ],
+)
+def test_poor_statistics_do_not_replace_pretrained_ones(options: dict[str, Any], kept: bool) -> None:
+    assert _plan(**options).keep_statistics is kept
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(100, 100), (1_200, 11), (10_000, 5), (100_000, 5)])
+def test_every_image_is_seen_five_times_at_least(images: int, epochs: int) -> None:
+    assert _plan(images=images).epochs == epochs
+
+
+def test_a_pool_that_learns_is_one_of_the_parts() -> None:
+    plan = _plan("torchvision/convnext_tiny", strategy="partial", freeze_stages=2)
+    parts = plan.groups([10] * len(plan.stages), 7, 3)
+    assert [(part.name, part.params, part.frozen) for part in parts[-2:]] == [("pool", 7, False), ("head", 3, False)]
+    assert [part.name for part in plan.groups([10] * len(plan.stages), 0, 3)][-2:] == ["stage 4", "head"]
+
+
+def test_the_twin_from_scratch_is_trained_to_its_end() -> None:
+    for patience, expected in ((None, 0), (0, 0), (3, 3)):
+        request = FinetuneRequest(data="x", backbone="y", strategy="lp-ft", patience=patience)
+        assert request.scratch_twin().patience == expected
