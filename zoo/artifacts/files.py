@@ -94,8 +94,9 @@ def folder_once(target: Path, fill: Callable[[Path], None]) -> Path:
         # mkdtemp makes private folders; a cache may be shared.
         temporary.chmod(0o777 & ~_umask())
         temporary.rename(target)
-    except OSError:
+    except OSError as error:
         if not target.is_dir():
+            error.filename = error.filename or str(target.parent)  # which disk is full is worth knowing
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
