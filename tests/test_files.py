@@ -27,6 +27,6 @@ def test_a_full_disk_leaves_nothing_and_is_named(tmp_path: Path) -> None:
         _one(folder)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(OSError, match="No space left on device: '.*cache'"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*cache'"):
         folder_once(tmp_path / "cache" / "made", full)
     assert not list((tmp_path / "cache").iterdir())

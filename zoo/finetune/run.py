@@ -93,7 +93,7 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
         run.write("dataset", {**data.to_json(), "skipped": skipped})
         run.write_model(asdict(request), record)
         progress.say(f"strategy {request.strategy}: {run.decide('why this strategy', lambda: why)}")
-        progress.say(_summary(groups))
+        progress.say(_summary(plan, groups))
         fewest, most = _extremes(data)
         if most >= _UNEVEN * fewest and not request.balance:
             progress.say(f"classes have {fewest} to {most} training images: --balance makes rare ones count as much")
@@ -280,11 +280,12 @@ def _groups(plan: Plan, model: TransferModel) -> list[Group]:
     return plan.groups(_stage_params(model.backbone), _params(model.backbone.pool), _params(model.head))
 
 
-def _summary(groups: Sequence[Group]) -> str:
+def _summary(plan: Plan, groups: Sequence[Group]) -> str:
     """What is trained and how fast, on one line."""
     trained = [group for group in groups if not group.frozen]
     share = f"{sum(group.params for group in trained):,} of {sum(group.params for group in groups):,} parameters"
-    parts = [f"{group.name} at {group.lr:.1e}" if group.lr else f"{group.name} computed" for group in trained]
+    at = "at most" if plan.strategy.surgical else "at"
+    parts = [f"{group.name} {at} {group.lr:.1e}" if group.lr else f"{group.name} computed" for group in trained]
     return f"trains {share}: {', '.join(parts)}; the head is new"
 
 
