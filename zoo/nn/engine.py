@@ -38,7 +38,7 @@ def device_name(fabric: Fabric) -> str:
     """What computes, in words: the name of the GPU, or the CPU and its threads."""
     if fabric.device.type == "cuda":
         return torch.cuda.get_device_name(fabric.device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    return f"CPU, threads: {torch.get_num_threads()}"
 
 
 def find_accelerator(device: Device, count: int = 1) -> Literal["cpu", "cuda"]:
