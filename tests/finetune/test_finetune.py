@@ -216,6 +216,15 @@ def test_the_record_has_the_rates_that_were_used(dataset: Path, environment: Env
     assert raced["plan"]["head_lr"] == pytest.approx(3e-3 * max(scores, key=scores.__getitem__))
 
 
+def test_averages_are_kept_also_where_nothing_chooses(dataset: Path, environment: Environment, tmp_path: Path) -> None:
+    plain = _request(dataset, strategy="lp-ft", val_share=0.0)
+    digests = {
+        finetune(request, tmp_path / str(request.average), environment, Silent())["weights_sha256"]
+        for request in (plain, replace(plain, average=True))
+    }
+    assert len(digests) == 2
+
+
 def test_weights_that_explode_in_the_last_step_are_told(
     dataset: Path, environment: Environment, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from zoo.finetune.checkpoint import Position, load_checkpoint, save_checkpoint
 from zoo.finetune.interrupt import catch_interrupt
 from zoo.finetune.objective import Network, Objective
 from zoo.finetune.plan import Plan
-from zoo.nn.average import MovingAverage, trainable
+from zoo.nn.average import MovingAverage, put, trainable
 from zoo.nn.batches import Source, batch_length
 from zoo.nn.engine import derive_seed, place
 from zoo.nn.fold import folded
@@ -163,7 +163,9 @@ class Training:
             )
         if self._best:
             self._model.load_state_dict(self._best)
-        elif not all(value.isfinite().all() for value in trainable(self._model).values()):
+        elif self._average is not None:
+            put(self._model, self._average.weights)
+        if not all(value.isfinite().all() for value in trainable(self._model).values()):
             raise RunError(f"training diverged: weights are no numbers after step {position.step}; give a lower --lr")
         self.estimate_statistics()
 

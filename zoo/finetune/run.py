@@ -83,7 +83,6 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
         search_space(request, resolved, plan)
     find_accelerator(request.device, request.devices)
     model = _build(request, resolved, record)
-    groups = _groups(plan, model)
     store = _store(data, resolved)
     threads = request.threads or available_threads()
     data, skipped = check_images(data, store, on_bad=request.on_bad_sample, threads=threads, progress=progress)
@@ -93,7 +92,7 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
         run.write("dataset", {**data.to_json(), "skipped": skipped})
         run.write_model(asdict(request), record)
         progress.say(f"strategy {request.strategy}: {run.decide('why this strategy', lambda: why)}")
-        progress.say(_summary(plan, groups))
+        progress.say(_summary(plan, _groups(plan, model)))
         fewest, most = _extremes(data)
         if most >= _UNEVEN * fewest and not request.balance:
             progress.say(f"classes have {fewest} to {most} training images: --balance makes rare ones count as much")
