@@ -9,9 +9,10 @@ a run decodes each of them once.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,40 +39,35 @@ _WARM_STEPS = 5
 
 
 class Watched:
-    """Batches of a data set for one training; tells when each was asked for and when it was there."""
+    """Batches of a data set, as often over as it takes for so many; tells when each was asked for and was there."""
 
     entry = 0
 
-    def __init__(self, batches: Batches, steps: int) -> None:
-        self.samples = batches.samples
-        self.asked: list[float] = []
-        self.got: list[float] = []
+    def __init__(self, batches: Batches, steps: int, now: Callable[[], Any]) -> None:
+        self._epochs = math.ceil(steps / len(batches))
+        self.samples = [*batches.samples] * self._epochs
+        self.asked: list[Any] = []
+        self.got: list[Any] = []
         self.images: list[int] = []
         self._batches = batches
-        self._steps = steps
+        self._now = now
 
     def __len__(self) -> int:
-        return self._steps
+        return len(self._batches) * self._epochs
 
     def plain(self, share: Share = WHOLE) -> Iterator[tuple[Tensor, Tensor]]:
         """Nothing is evaluated here."""
         raise NotImplementedError
 
     def augmented(self, policy: Any, *, seed: int, **_: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        """So many steps, through the data set as often as it takes."""
-        epoch = 0
-        while True:
-            source = self._batches.augmented(policy, seed=seed, epoch=epoch)
-            self.asked.append(time.perf_counter())
-            for batch in source:
-                self.got.append(time.perf_counter())
+        """One epoch after the other."""
+        self.asked.append(self._now())
+        for epoch in range(self._epochs):
+            for batch in self._batches.augmented(policy, seed=seed, epoch=epoch):
+                self.got.append(self._now())
                 self.images.append(len(batch[1]))
                 yield batch
-                self.asked.append(time.perf_counter())
-                if len(self.got) == self._steps:
-                    return
-            self.asked.pop()
-            epoch += 1
+                self.asked.append(self._now())
 
 
 def main() -> None:
@@ -120,22 +116,20 @@ def _extraction(
 ) -> float:
     """Images per second, the preparation of the engine left out."""
 
-    def seconds(samples: Sequence[Any]) -> float:
-        around = Surroundings(
-            store=store,
-            input_spec=spec.input,
-            fabric=fabric,
-            cache=FeatureCache(folder / "features", progress=Silent()),
-            engines=folder / "engines",
-            progress=Silent(),
-        )
-        began = time.perf_counter()
-        Extractor(model.backbone, name=spec.name, macs=spec.macs, around=around).of(samples, "")
-        return time.perf_counter() - began
-
+    around = Surroundings(
+        store=store,
+        input_spec=spec.input,
+        fabric=fabric,
+        cache=FeatureCache(folder / "features", progress=Silent()),
+        engines=folder / "engines",
+        progress=Silent(),
+    )
+    extractor = Extractor(model.backbone, name=spec.name, macs=spec.macs, around=around)
     half = len(data.samples) // 2
-    seconds(data.samples[:half])
-    return (len(data.samples) - half) / seconds(data.samples[half:])
+    extractor.of(data.samples[:half], "")
+    began = time.perf_counter()
+    extractor.of(data.samples[half:], "")
+    return (len(data.samples) - half) / (time.perf_counter() - began)
 
 
 def _training(
@@ -146,16 +140,38 @@ def _training(
     fabric: Fabric,
     arguments: argparse.Namespace,
 ) -> tuple[float, float]:
-    """Images per second and the share of the time that passes between asking for a batch and having it."""
+    """Images per second, and the share of the time in which the device has nothing to do but wait for a batch."""
+    now, seconds = _clock(fabric)
     readers = 0 if fabric.device.type == "cpu" else arguments.threads
     samples = data.of("train")
     batches = Batches(samples, store=store, input_spec=spec.input, batch_size=arguments.batch, readers=readers)
-    source = Watched(batches, _WARM_STEPS + arguments.steps)
+    source = Watched(batches, _WARM_STEPS + arguments.steps, now)
     train(model, spec, data, source, arguments.batch, fabric)
     asked, got = source.asked[_WARM_STEPS:], source.got[_WARM_STEPS:]
-    total = source.asked[-1] - asked[0]
-    waiting = sum(there - wanted for wanted, there in zip(asked, got, strict=False))
+    total = seconds(asked[0], asked[-1])
+    waiting = sum(map(seconds, asked, got))
     return sum(source.images[_WARM_STEPS:]) / total, waiting / total
+
+
+def _clock(fabric: Fabric) -> tuple[Callable[[], Any], Callable[[Any, Any], float]]:
+    """What notes a moment, and the seconds between two of them, for the device that computes.
+
+    A GPU notes it when it has done all that it was given before: between asking for a batch and having it, the time
+    that it spends on earlier work does not count.
+    """
+    if fabric.device.type == "cpu":
+        return time.perf_counter, lambda before, after: after - before
+
+    def now() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(before: torch.cuda.Event, after: torch.cuda.Event) -> float:
+        after.synchronize()
+        return before.elapsed_time(after) / 1000
+
+    return now, seconds
 
 
 if __name__ == "__main__":

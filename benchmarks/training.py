@@ -24,6 +24,7 @@ def train(model: TransferModel, spec: BackboneSpec, data: DataSet, source: Sourc
     """One pass of full fine-tuning over `source`, whose batches are of `batch` images."""
     request = FinetuneRequest(data="", backbone=spec.name, strategy="full", epochs=1, batch_size=batch)
     plan = make_plan(request, spec, spec.input, data)
+    model.keep_statistics = plan.keep_statistics
     with tempfile.TemporaryDirectory() as folder:
         Training(
             Network(model),

@@ -22,6 +22,13 @@ from zoo.progress import Silent
 # A developer's own tracking server is not where the runs of tests belong.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps all but the tests of a GPU on the CPU, whose numbers they compare."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 SHARED = Path(os.environ.get("ZOO_SHARED", Path(__file__).parents[2] / "shared"))
 
 

@@ -124,10 +124,14 @@ def test_views_of_an_image_are_several_and_never_more_than_epochs(epochs: int, v
         (20, {"suffix": 1.0, "prefix": 0.001, "read": 0.001, "fetch": 0.01}, False),  # a disk slower than the stages
         (20, {"activation_bytes": 10**9}, False),
         (20, {"largest": 1e5}, False),  # beyond float16
+        # A GPU that computes faster than one thread reads waits for it, but hardly for 16 of them.
+        (20, {"readers": 1, "prefix": 0.001, "suffix": 0.001}, True),
+        (20, {"readers": 16, "prefix": 0.0001, "suffix": 0.001, "fetch": 0.001}, False),
     ],
 )
 def test_the_choice(epochs: int, change: dict[str, Any], pays: bool) -> None:
-    values = {"read": 0.005, "prefix": 0.03, "suffix": 0.02, "fetch": 0.0001, "activation_bytes": 10**5, "largest": 6.0}
+    values = {"read": 0.005, "prefix": 0.03, "suffix": 0.02, "fetch": 0.0001, "readers": 0}
+    values |= {"activation_bytes": 10**5, "largest": 6.0}
     costs = Costs(**values | change)
     chosen, _ = costs.decide(views=view_count(epochs), images=1000, epochs=epochs, val_images=200, evaluations=epochs)
     assert chosen is pays

@@ -30,6 +30,8 @@ _MOST_BYTES = 10 * 1024**3
 _HALF_RANGE = 1e4
 """Activations above this are too near the largest float16, 65504, to be kept as such."""
 _MEASURED_IMAGES = 8
+_MEASURED_ON_GPU = 64
+"""Fewer images at once cost a GPU as much."""
 
 
 class Prefix(nn.Module):
@@ -110,6 +112,8 @@ class Costs:
     """The trained stages, forward and backward."""
     fetch: float
     """Reading one kept activation."""
+    readers: int
+    """Threads that read while a GPU computes; 0 where the same processor does both, one after the other."""
     activation_bytes: int
     largest: float
     """The largest magnitude in an activation."""
@@ -127,13 +131,18 @@ class Costs:
         It does with more epochs than views, if reading is faster than computing again. Of validation images there is
         one view, seen at each of the `evaluations`.
         """
-        direct = images * epochs * (self.read + self.prefix + self.suffix)
-        direct += val_images * (self.read + evaluations * self.prefix)
-        kept = images * (views * (self.read + self.prefix) + epochs * (self.fetch + self.suffix))
-        kept += val_images * (self.read + self.prefix + evaluations * self.fetch)
+        once = self._after_reading(self.prefix)
+        direct = images * epochs * self._after_reading(self.prefix + self.suffix)
+        direct += val_images * (once + (evaluations - 1) * self.prefix)
+        kept = images * (views * once + epochs * (self.fetch + self.suffix))
+        kept += val_images * (once + evaluations * self.fetch)
         fits = views * images * self.activation_bytes <= _MOST_BYTES
         pays = fits and self.representable and kept < direct
         return pays, {"seconds_direct": direct, "seconds_kept": kept, **asdict(self)}
+
+    def _after_reading(self, seconds: float) -> float:
+        """What an image takes that is read and then computed on for `seconds`."""
+        return max(self.read / self.readers, seconds) if self.readers else self.read + seconds
 
 
 def measure_costs(
@@ -144,13 +153,10 @@ def measure_costs(
     Nothing of the model is changed.
     """
     # From all over: the first ones are in memory also where not all of them have room.
-    apart = max(1, len(batches.samples) // _MEASURED_IMAGES)
-    few = Batches(
-        batches.samples[::apart][:_MEASURED_IMAGES],
-        store=batches.store,
-        input_spec=batches.input_spec,
-        batch_size=_MEASURED_IMAGES,
-    )
+    count = _MEASURED_IMAGES if fabric.device.type == "cpu" else _MEASURED_ON_GPU
+    apart = max(1, len(batches.samples) // count)
+    some = batches.samples[::apart][:count]
+    few = Batches(some, store=batches.store, input_spec=batches.input_spec, batch_size=count)
     next(few.augmented(policy, seed=0, epoch=0))  # decodes
     began = time.perf_counter()
     images, _ = next(few.augmented(policy, seed=0, epoch=1))
@@ -178,7 +184,8 @@ def measure_costs(
             read=read / len(images),
             prefix=_seconds(prefix) / len(images),
             suffix=_seconds(suffix) / len(images),
-            fetch=_seconds(lambda: half.clone().float()) / len(images),
+            fetch=_seconds(lambda: place(half.clone().float(), fabric)) / len(images),
+            readers=batches.readers,
             activation_bytes=half[0].nbytes,
             largest=float(activation.abs().max()),
         )

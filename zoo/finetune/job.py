@@ -239,12 +239,13 @@ class Job(Work):
     def _objective(self) -> Objective:
         """What training minimises; to be made while the backbone has its pretrained weights."""
         plan, train = self.plan, self.data.of("train")
-        truth, classes = torch.from_numpy(labels(train)), len(self.data.classes)
+        truth, classes = torch.from_numpy(labels(train)).to(self.fabric.device), len(self.data.classes)
         relation = None
         if plan.co_tuning:
             module = place(SourceLogits(self.model.backbone, self._source_head()), self.fabric)
             rows = self._sources.extractor(module, "source logits").of(train, "source classes of training images")
-            relation = Relation.of(torch.from_numpy(rows.copy()), truth, classes, plan.co_tuning)
+            source = torch.from_numpy(rows.copy()).to(self.fabric.device)
+            relation = Relation.of(source, truth, classes, plan.co_tuning)
         return Objective(
             loss=self.resolved.head.spec.loss,
             log_prior=log_shares(truth, classes) if plan.balance else None,

@@ -191,18 +191,21 @@ class Training:
             group["lr"] = group["base_lr"] * factor
         self._model.train()
         torch.manual_seed(derive_seed(self._seed, "step", position.step, self._share.rank))  # dropout
-        outputs = self._wrapped(place(inputs, self._fabric), self.splits.train.entry)
+        # The labels first, too: behind the forward pass they would wait for its end.
+        inputs, labels = place(inputs, self._fabric), place(labels, self._fabric)
+        outputs = self._wrapped(inputs, self.splits.train.entry)
         # Shares may differ in size by one; the mean over devices of this is the mean over all samples of the batch.
         batch = batch_length(self.splits.train, position.step % self._plan.steps_per_epoch)
         weight = len(labels) * self._share.world / batch
-        loss = weight * self._objective(outputs, labels.to(self._fabric.device))
-        value = mean(self._fabric, float(loss.detach()))
+        loss = weight * self._objective(outputs, labels)
+        self._fabric.backward(loss)
+        value = mean(self._fabric, float(loss.detach()))  # only now, when a GPU knows what to do in the meantime
         if not math.isfinite(value):
+            self._optimizer.zero_grad()
             if not self._best:
                 raise RunError(f"training diverged: loss {value} at step {position.step + 1}; give a lower --lr")
             position.diverged = position.stopped = True
             return
-        self._fabric.backward(loss)
         self._fabric.clip_gradients(self._wrapped, self._optimizer, max_norm=_CLIP_NORM, error_if_nonfinite=False)
         self._optimizer.step()
         self._optimizer.zero_grad()

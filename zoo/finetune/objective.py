@@ -90,8 +90,7 @@ class Relation:
 
     def __call__(self, source_logits: Tensor, labels: Tensor) -> Tensor:
         """The weighted cross entropy of source logits [N, S] to what the labels [N] make us expect."""
-        expected = self.probabilities.to(source_logits.device)[labels]
-        return self.weight * F.cross_entropy(source_logits, expected)
+        return self.weight * F.cross_entropy(source_logits, self.probabilities[labels])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +108,7 @@ class Objective:
         """The value to minimise."""
         logits, source = outputs
         if self.log_prior is not None:
-            logits = logits + self.log_prior.to(logits.device)
+            logits = logits + self.log_prior
         value = self.loss(logits, labels)
         if self.start is not None:
             value = value + self.start()

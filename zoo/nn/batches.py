@@ -101,7 +101,7 @@ class Batches:
         self.store = store
         self.input_spec = input_spec
         self._batch_size = batch_size
-        self._readers = readers
+        self.readers = readers
         # Its own and not the model's, which lives on the model's device.
         self._preprocess = Preprocess(input_spec)
         self._prepared: dict[str, Tensor] = {}
@@ -149,11 +149,11 @@ class Batches:
         self, batch: Callable[[T], tuple[Tensor, Tensor]], parts: Iterable[T]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """`batch` of each part, in order."""
-        if not self._readers:
+        if not self.readers:
             yield from map(batch, parts)
             return
-        with one_thread_each(), ThreadPoolExecutor(self._readers) as pool:
-            yield from map_ahead(pool, batch, parts, 2 * self._readers)
+        with one_thread_each(), ThreadPoolExecutor(self.readers) as pool:
+            yield from map_ahead(pool, lambda part: _pinned(batch(part)), parts, 2 * self.readers)
 
     def _plain_pixels(self, sample: Sample) -> Tensor:
         """Resized and cropped pixels [3, height, width], kept as long as there is room."""
@@ -194,6 +194,12 @@ def view_pixels(image: Tensor, view: View, preprocess: Preprocess, key: str) -> 
         return augment_image(image, preprocess.spec, view.policy, randomness)
     pixels = preprocess.resize_and_crop(image[None])
     return (warp_batch(pixels, [randomness]) if view.policy == "affine" else pixels)[0]
+
+
+def _pinned(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The batch in memory that a GPU copies from by itself."""
+    images, labels = batch
+    return (images.pin_memory(), labels.pin_memory()) if torch.cuda.is_available() else batch
 
 
 def _labels(rows: Sequence[Sample]) -> Tensor:

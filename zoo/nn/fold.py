@@ -74,6 +74,8 @@ def _normalised(convolution: Any, norm: Any, inputs: Tensor) -> Tensor:
 
 def _pays(convolution: nn.Conv2d, inputs: Tensor) -> bool:
     """Whether there are more activations than weights, and passes over them cost more."""
+    if inputs.device.type != "cpu":  # a bias is another pass there, and every operation on weights a launch
+        return False
     positions = inputs[:, 0].numel() / math.prod(convolution.stride)
     return positions >= convolution.weight[0].numel()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any, Self, cast
 
 import torch
@@ -83,8 +84,11 @@ class TransferModel(nn.Module):
         return self.classify(self.run(inputs, entry)[1])
 
     def classify(self, embeddings: Tensor) -> Tensor:
-        """Logits [N, C] of features [N, D]."""
-        return cast("Tensor", self.head(embeddings)) / self.temperature
+        """Logits [N, C] of features [N, D], in single precision also under autocast: half of it would make ties."""
+        device = embeddings.device.type
+        # Entered only where there is something to turn off: an export would find the context in its graph.
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+            return cast("Tensor", self.head(embeddings.float())) / self.temperature
 
 
 def state_digest(modules: Iterable[nn.Module]) -> str:

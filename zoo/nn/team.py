@@ -55,8 +55,7 @@ def join(seat: Seat, *, device: Device, threads: int) -> Fabric:
         accelerator=accelerator,
         devices=seat.world,
         strategy="ddp",
-        precision="32-true" if accelerator == "cpu" else mixed_precision(),
-        plugins=[LightningEnvironment()],
+        plugins=[LightningEnvironment(), *([mixed_precision()] if accelerator == "cuda" else [])],
     )
     fabric.launch()
     torch.set_num_threads(threads)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -75,4 +77,5 @@ def _require_cuda() -> None:
         raise DeviceError(
             f"ONNX Runtime {ort.__version__} has no CUDA provider; install onnxruntime-gpu or use --device cpu"
         )
-    ort.preload_dlls(directory="")
+    with redirect_stdout(sys.stderr):  # where it prints what it does not find
+        ort.preload_dlls(directory="")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -103,8 +102,6 @@ def _finetune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained.")] = False,
 ) -> None:
     """Fine-tune a pretrained backbone on your images; the result is a run folder."""
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     from zoo.finetune.loop import InterruptedTrainingError
     from zoo.finetune.request import FinetuneRequest
     from zoo.finetune.run import finetune
