@@ -11,6 +11,11 @@ from typing import Any
 import pytest
 
 from zoo.artifacts.runs import RunFolder
+from zoo.export.run import export
+from zoo.finetune.request import FinetuneRequest
+from zoo.finetune.resolve import Environment
+from zoo.finetune.run import finetune
+from zoo.progress import Silent
 
 Zoo = Callable[..., Any]
 
@@ -25,6 +30,18 @@ def test_run_and_model_agree(run: Path, model: Path, dataset: Path, zoo: Zoo) ->
     low, high = by_model["interval95"]
     assert low <= by_model["accuracy"] <= high + 1e-6
     assert {name: row["n"] for name, row in by_model["per_class"].items()} == {"bars": 8, "dots": 8, "rings": 8}
+
+
+def test_data_without_test_images_is_split_as_for_the_training(
+    dataset: Path, environment: Environment, tmp_path: Path, zoo: Zoo
+) -> None:
+    flat, run, model = dataset / "train", tmp_path / "run", tmp_path / "model.onnx"
+    request = FinetuneRequest(data=str(flat), backbone="tiny/glyphnet", strategy="probe", seed=3, device="cpu")
+    accuracy = finetune(request, run, environment, Silent())["test_accuracy"]
+    export(run, model, catalogue=environment.catalogue, progress=Silent())
+    assert json.loads(zoo("evaluate", run, flat, "--json").stdout)["seen_in_training"] == 0
+    assert json.loads(zoo("evaluate", run, flat, "--seed", "0", "--json").stdout)["seen_in_training"] > 0
+    assert json.loads(zoo("evaluate", model, flat, "--json").stdout)["accuracy"] == accuracy
 
 
 def test_images_of_the_training_are_noticed(run: Path, dataset: Path, zoo: Zoo) -> None:

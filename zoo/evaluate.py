@@ -32,16 +32,22 @@ def evaluate(
     catalogue: Catalogue,
     cache: Path,
     progress: Progress,
-    seed: int = 0,
+    seed: int | None = None,
     device: Device = "auto",
     threads: int | None = None,
     on_bad_sample: OnBadSample = "fail",
 ) -> dict[str, Any]:
     """Accuracy with its 95 % interval, calibration error, and precision and recall per class.
 
-    `target` is a run folder or an exported model. `seed` is that of the training, so that data without a test split of
-    its own is split the same way. Raises DataError where the data has classes the model does not know.
+    `target` is a run folder or an exported model. By `seed`, that of the training when None, data without a test split
+    of its own is split the same way. Raises DataError where the data has classes the model does not know.
     """
+    model = None if target.is_dir() else OnnxModel(target, device=device, threads=threads)
+    if model is None:
+        of_training = int(RunFolder.open_complete(target).read("request")["request"]["seed"])
+    else:
+        of_training = model.require_manifest("evaluate").seed
+    seed = of_training if seed is None else seed
     dataset = open_dataset(data, cache=cache, progress=progress, seed=seed, for_training=False)
     dataset = _only(dataset, split)
     store = ImageStore(dataset)
@@ -54,10 +60,9 @@ def evaluate(
         every_class=False,
     )
     samples = dataset.samples
-    if target.is_dir():
+    if model is None:
         known, probabilities, seen = _by_run(target, samples, store, catalogue, device, threads, progress)
     else:
-        model = OnnxModel(target, device=device, threads=threads)
         known, seen = model.require_manifest("evaluate").labels, None
         probabilities = _by_model(model, samples, store, progress)
     number = {name: label for label, name in enumerate(known)}

@@ -40,6 +40,13 @@ def _per_class(data: DataSet, split: Any) -> dict[int, int]:
     return dict(Counter(sample.label for sample in data.of(split)))
 
 
+def test_a_rare_class_does_not_take_the_validation_images_of_the_others(cache: Path, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "data", 12, 2)
+    for image in sorted((folder / "train" / "dots").iterdir())[6:]:
+        image.unlink()
+    assert _per_class(_open(folder, cache), "val") == {0: 2, 1: 1, 2: 2}
+
+
 def test_named_splits_are_kept(dataset: Path, cache: Path) -> None:
     data = _open(dataset, cache)
     assert data.classes == SHAPES

@@ -43,6 +43,7 @@ def test_the_choice(
     settled, why = settle(request, _data(per_class), lambda: params)
     assert settled == replace(request, strategy=strategy, freeze_stages=frozen)  # type: ignore[arg-type]
     assert why
+    assert ("--epochs asks for training, for which 9 images per class are few" in why) == ("epochs" in options)
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,7 @@ def test_views_of_an_image_are_several_and_never_more_than_epochs(epochs: int, v
     [
         (20, {}, True),
         (1, {}, False),  # nothing is seen twice
+        (3, {"read": 0.0, "prefix": 0.01, "fetch": 0.0}, False),  # no gain worth giving up fresh views for
         (20, {"suffix": 1.0, "prefix": 0.001, "read": 0.001, "fetch": 0.01}, False),  # a disk slower than the stages
         (20, {"activation_bytes": 10**9}, False),
         (20, {"largest": 1e5}, False),  # beyond float16
@@ -135,3 +136,8 @@ def test_the_choice(epochs: int, change: dict[str, Any], pays: bool) -> None:
     costs = Costs(**values | change)
     chosen, _ = costs.decide(views=view_count(epochs), images=1000, epochs=epochs, val_images=200, evaluations=epochs)
     assert chosen is pays
+    counted, _ = costs.decide(
+        views=view_count(epochs), images=1000, epochs=epochs, val_images=200, evaluations=epochs, by_counts=True
+    )
+    representable = change.keys().isdisjoint({"activation_bytes", "largest"})
+    assert counted is (epochs > view_count(epochs) and representable)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +31,7 @@ from zoo.nn.build import build_model, load_run_model
 from zoo.nn.model import state_digest
 from zoo.nn.weights import fetch_weights
 from zoo.progress import Silent
+from zoo.report.charts import loss_curves
 from zoo.report.transfer import read_transfer
 
 
@@ -116,6 +118,9 @@ def test_mlp_head_and_tracked_curve(dataset: Path, environment: Environment, tmp
         ({"lr": 0}, "--lr: 0; must be more than 0"),
         ({"lr": float("nan")}, "--lr: nan; must be more than 0"),
         ({"strategy": "full", "interpolate": True}, "--interpolate: full starts from a random head"),
+        ({"strategy": "lp-ft", "cache": "always"}, "--cache always: lp-ft freezes nothing"),
+        ({"strategy": "partial", "freeze_stages": 0, "views": 3}, "--views: partial freezes nothing"),
+        ({"strategy": "scratch", "compare_scratch": True}, "--compare-scratch: the run is from scratch itself"),
         ({"strategy": "probe", "epochs": 3}, "--epochs means nothing to a probe"),
         ({"strategy": "probe", "augment": "crop"}, "--augment means nothing to a probe"),
     ],
@@ -189,7 +194,39 @@ def test_a_rate_far_too_high_is_told_and_keeps_the_best(
     assert (result["diverged"], result["best_step"]) == (True, 0)
     assert result["test_accuracy"] > 0.7  # the probe it started from
     blind = zoo("finetune", dataset, *options, "--val-share", "0", "--out", tmp_path / "blind")
-    assert (blind.returncode, blind.stdout.count("diverged")) == (7, 1)
+    assert blind.returncode == 0, blind.stderr
+    result = json.loads(blind.stdout)
+    assert (result["diverged"], result["best_step"], result["test_accuracy"] > 0.7) == (True, 0, True)
+    options = (*options[:3], "full", *options[4:])  # from a random head, which is nothing to go back to
+    lost = zoo("finetune", dataset, *options, "--val-share", "0", "--out", tmp_path / "lost")
+    assert (lost.returncode, lost.stdout.count("diverged")) == (7, 1)
+
+
+def test_a_loss_beyond_all_numbers_can_be_reported(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    for step, loss in enumerate((1.0, float("inf"), float("nan"))):
+        RunFolder(copy).append_metrics({"event": "evaluation", "step": step, "val_loss": loss, "val_accuracy": 0.5})
+    assert [row["val_loss"] for row in RunFolder(copy).read_metrics()] == [1.0, None, None]
+    assert loss_curves(RunFolder(copy).read_metrics(), 0) is not None
+
+
+def test_scratch_is_measured_along_the_way_as_at_the_end(
+    dataset: Path, environment: Environment, tmp_path: Path
+) -> None:
+    """By statistics of its present weights: after ten steps the running ones are far behind."""
+    request = _request(dataset, strategy="scratch", epochs=10, batch_size=32)
+    result = finetune(request, tmp_path / "run", environment, Silent())
+    last = RunFolder.open(tmp_path / "run").read_metrics()[-1]
+    assert result["plan"]["steps"] == last["step"] == 10
+    assert result["val_accuracy"] == max(row["val_accuracy"] for row in RunFolder.open(tmp_path / "run").read_metrics())
+
+
+def test_a_probe_without_validation_images_is_fitted_on_the_others(
+    dataset: Path, environment: Environment, tmp_path: Path
+) -> None:
+    result = finetune(_request(dataset, strategy="probe", shots=3), tmp_path / "run", environment, Silent())
+    assert (result["fitted_splits"], result["train_images"]) == (["train"], 9)
 
 
 def test_training_stops_on_a_plateau_and_keeps_the_best(

@@ -186,6 +186,19 @@ def test_balance_makes_rare_classes_count_as_much(hidden: bool, held_out: bool) 
     assert recall[True] > recall[False] + 0.1
 
 
+def test_balance_goes_by_the_shares_of_all_that_is_fitted() -> None:
+    """Validation samples that bring other shares join the fit."""
+    features, labels = _blobs(200, 1)
+    kept = torch.cat([(labels == label).nonzero()[:count] for label, count in enumerate((200, 60, 20, 6))]).flatten()
+    val, test = _blobs(40, 2), _blobs(200, 3)
+    with Silent().task("", 1) as task:
+        found = fit_linear(
+            (features[kept], labels[kept]), val, classes=CLASSES, seed=0, refit=True, balance=True, task=task
+        )
+    right = (found.logits(test[0]).argmax(1) == test[1]).view(CLASSES, -1).double().mean(1)
+    assert right.max() - right.min() < 0.25
+
+
 def test_a_fitted_head_leaves_no_gradients_behind() -> None:
     features, labels = _blobs(10, 1)
     head = torch.nn.Sequential(torch.nn.Linear(20, 8), torch.nn.ReLU(), torch.nn.Linear(8, CLASSES)).double()

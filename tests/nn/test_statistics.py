@@ -15,7 +15,7 @@ from zoo.nn.batches import Batches
 from zoo.nn.build import load_run_model
 from zoo.nn.engine import make_fabric
 from zoo.nn.model import state_digest
-from zoo.nn.statistics import estimate_statistics
+from zoo.nn.statistics import estimate_statistics, estimated_statistics
 from zoo.progress import Silent
 
 
@@ -40,6 +40,12 @@ def test_they_are_means_over_batches_and_frozen_ones_stay(
     assert norm.running_var is not None
     torch.testing.assert_close(norm.running_mean, means.mean(0), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(norm.running_var, variances.mean(0), rtol=1e-4, atol=1e-5)
+    usual = state_digest([model])
+    norm.running_mean.add_(1)
+    moved = state_digest([model])
+    with estimated_statistics(model, batches, policy="none", seed=0, fabric=make_fabric("cpu", 1)):
+        assert state_digest([model]) == usual
+    assert state_digest([model]) == moved
     model.keep_statistics = True
     kept = state_digest([model])
     estimate_statistics(model, batches, policy="none", seed=1, fabric=make_fabric("cpu", 1))

@@ -42,6 +42,8 @@ class ModelManifest:
     run_weights_sha256: str
     source_weights_sha256: str | None
     data_fingerprint: str
+    seed: int = 0
+    """That of the training: it splits data that has no test images of its own."""
     metrics: Mapping[str, float | None]
     parity: Mapping[str, Any]
     golden: tuple[Golden, ...]

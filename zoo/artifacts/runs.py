@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -193,9 +194,12 @@ class RunFolder:
             raise RunError(f"cannot copy {other.path} into {self.path}: {error.strerror}; free space") from None
 
     def append_metrics(self, values: Mapping[str, Any]) -> None:
-        """Adds one line to `metrics.jsonl`."""
+        """Adds one line to `metrics.jsonl`; numbers that JSON does not know (inf, nan) become null."""
+        known = {
+            key: None if isinstance(value, float) and not isfinite(value) else value for key, value in values.items()
+        }
         with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(json.dumps(known, allow_nan=False) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All complete lines of `metrics.jsonl`; a line cut off by a crash is left out."""

@@ -17,7 +17,7 @@ from zoo.progress import Progress
 VAL_SHARE = 0.2
 TEST_SHARE = 0.2
 MIN_PER_CLASS_FOR_VAL = 10
-"""With fewer training images in the smallest class, holding some back costs more than it tells."""
+"""With fewer training images of a class on average, holding some back costs more than it tells."""
 
 
 def open_dataset(
@@ -33,8 +33,9 @@ def open_dataset(
     """The data set DATA with every sample in a split.
 
     Splits the source names are kept. Where it has no test split, a fifth of each class becomes one; where it has no
-    validation split, `val_share` of each class does (None: a fifth where every class has 10 training images or more,
-    else nothing). `shots` keeps that many training images per class, drawn by `seed`, before validation is split off.
+    validation split, `val_share` of each class does (None: a fifth where there are 10 training images or more for each
+    class on average, else nothing). `shots` keeps that many training images per class, drawn by `seed`, before
+    validation is split off.
 
     Raises DataError for an empty set and, unless `for_training` is False, one class, or a class too small to train on.
     """
@@ -48,8 +49,8 @@ def open_dataset(
     if shots is not None:
         files = _keep_shots(files, shots, seed)
     if not any(file.split == "val" for file in files):
-        smallest = min((len(group) for group in _by_class(files).values()), default=0)
-        share = val_share if val_share is not None else VAL_SHARE if smallest >= MIN_PER_CLASS_FOR_VAL else 0.0
+        per_class = sum(map(len, _by_class(files).values())) / max(1, len(classes))
+        share = val_share if val_share is not None else VAL_SHARE if per_class >= MIN_PER_CLASS_FOR_VAL else 0.0
         files = _hold_out(files, "val", share, seed)
     number = {name: label for label, name in enumerate(classes)}
     samples = []

@@ -54,7 +54,7 @@ def export(run_path: Path, out: Path, *, catalogue: Catalogue, progress: Progres
             worst = measure_parity(model, candidate, jpegs, threads=available_threads())
         task.advance()
     parity = {"max_abs": worst, "batches": list(BATCHES), "images": len(jpegs)}
-    attach_manifest(proto, _manifest(model, record, result, data, parity))
+    attach_manifest(proto, _manifest(run, model, record, result, data, parity))
     content = _serialise(proto.SerializeToString, proto.ByteSize())
     try:
         write_bytes(out, content)
@@ -64,7 +64,12 @@ def export(run_path: Path, out: Path, *, catalogue: Catalogue, progress: Progres
 
 
 def _manifest(
-    model: TransferModel, record: ModelRecord, result: dict[str, Any], data: DataSet, parity: dict[str, Any]
+    run: RunFolder,
+    model: TransferModel,
+    record: ModelRecord,
+    result: dict[str, Any],
+    data: DataSet,
+    parity: dict[str, Any],
 ) -> ModelManifest:
     return ModelManifest(
         task="classification",
@@ -78,6 +83,7 @@ def _manifest(
         run_weights_sha256=result["weights_sha256"],
         source_weights_sha256=record.weights_sha256,
         data_fingerprint=data.fingerprint,
+        seed=run.read("request")["request"]["seed"],
         metrics={name: result[name] for name in ("val_accuracy", "test_accuracy")},
         parity=parity,
         golden=tuple(_golden(model, height, width, seed) for seed, (height, width) in enumerate(_GOLDEN_SIZES)),

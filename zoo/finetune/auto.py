@@ -28,16 +28,21 @@ def settle(
         return request, "asked for"
     train = data.of("train")
     per_class = len(train) / len(data.classes)
-    if per_class < _FEW_PER_CLASS and not request.training_options():
-        return replace(request, strategy="probe"), f"{per_class:.0f} images per class are too few to train a backbone"
+    enough = f"{per_class:.0f} images per class are enough to train a backbone"
+    if per_class < _FEW_PER_CLASS:
+        asking = request.training_options()
+        if not asking:
+            few = f"{per_class:.0f} images per class are too few to train a backbone"
+            return replace(request, strategy="probe"), few
+        enough = f"{asking[0]} asks for training, for which {per_class:.0f} images per class are few"
     if len(train) >= SMALL_DATA:
         return replace(request, strategy="lp-ft"), f"{len(train)} images are enough to train the whole backbone"
     params = stage_params()
     frozen = sum(total <= _GENERIC_SHARE * sum(params) for total in accumulate(params))
     if frozen == 0:
-        return replace(request, strategy="lp-ft"), f"{per_class:.0f} images per class are enough to train a backbone"
+        return replace(request, strategy="lp-ft"), enough
     why = (
-        f"{per_class:.0f} images per class are enough to train a backbone; the first {frozen} stages hold "
-        f"{sum(params[:frozen]) / sum(params):.1%} of its parameters and stay as they are"
+        f"{enough}; the first {frozen} stages hold {sum(params[:frozen]) / sum(params):.1%} of its parameters and stay "
+        "as they are"
     )
     return replace(request, strategy="partial", freeze_stages=frozen), why

@@ -29,6 +29,8 @@ _MOST_VIEWS = 8
 _MOST_BYTES = 10 * 1024**3
 _HALF_RANGE = 1e4
 """Activations above this are too near the largest float16, 65504, to be kept as such."""
+_WORTH = 0.9
+"""Keeping activations must take no more than this share of the time: it gives up the variety of fresh views."""
 _MEASURED_IMAGES = 8
 _MEASURED_ON_GPU = 64
 """Fewer images at once cost a GPU as much."""
@@ -124,12 +126,13 @@ class Costs:
         return self.largest <= _HALF_RANGE
 
     def decide(
-        self, *, views: int, images: int, epochs: int, val_images: int, evaluations: int
+        self, *, views: int, images: int, epochs: int, val_images: int, evaluations: int, by_counts: bool = False
     ) -> tuple[bool, dict[str, Any]]:
         """Whether keeping activations pays, and the estimates that say so, in seconds.
 
-        It does with more epochs than views, if reading is faster than computing again. Of validation images there is
-        one view, seen at each of the `evaluations`.
+        It does with more epochs than views, if reading is faster than computing again; `by_counts` only asks for the
+        former, which comes out the same each time. Of validation images there is one view, seen at each of the
+        `evaluations`.
         """
         once = self._after_reading(self.prefix)
         direct = images * epochs * self._after_reading(self.prefix + self.suffix)
@@ -137,7 +140,8 @@ class Costs:
         kept = images * (views * once + epochs * (self.fetch + self.suffix))
         kept += val_images * (once + evaluations * self.fetch)
         fits = views * images * self.activation_bytes <= _MOST_BYTES
-        pays = fits and self.representable and kept < direct
+        faster = epochs > views if by_counts else kept < _WORTH * direct
+        pays = fits and self.representable and faster
         return pays, {"seconds_direct": direct, "seconds_kept": kept, **asdict(self)}
 
     def _after_reading(self, seconds: float) -> float:

@@ -107,7 +107,7 @@ class Job(Work):
             else None,
             "epochs": position.step / plan.steps_per_epoch,
             "steps": position.step,
-            "best_step": position.best_step if val else position.step,
+            "best_step": position.best_step if val or position.diverged else position.step,
             "diverged": position.diverged,
             **outcome.averages,
             "seconds": position.seconds,
@@ -143,7 +143,7 @@ class Job(Work):
             with torch.no_grad():
                 found = self.model.classify(features.to(self.fabric.device)).float().cpu()
             held_out["test"] = found, truth
-        fitted: tuple[Split, ...] = ("train", "val") if linear else ("train",)
+        fitted: tuple[Split, ...] = ("train", "val") if linear and self.data.of("val") else ("train",)
         position = Position(seconds=time.monotonic() - began)
         return _Outcome(plan=self.plan, position=position, held_out=held_out, fitted=fitted)
 

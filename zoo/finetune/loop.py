@@ -24,7 +24,7 @@ from zoo.nn.batches import Source, batch_length
 from zoo.nn.engine import derive_seed, place
 from zoo.nn.fold import folded
 from zoo.nn.inference import score
-from zoo.nn.statistics import estimate_statistics
+from zoo.nn.statistics import estimate_statistics, estimated_statistics
 from zoo.nn.team import anywhere, mean, share, share_of, share_statistics
 from zoo.progress import Progress, Task
 
@@ -121,8 +121,9 @@ class Training:
     def run(self, progress: Progress) -> None:
         """Trains to the end (or to early stopping) and leaves the best weights in the model.
 
-        Where the loss is no longer a number, training ends with a remark, or with RunError if there is no validation
-        split to tell which weights were good. Raises InterruptedTrainingError after a Ctrl-C.
+        Where the loss is no longer a number, training ends with a remark, and with the start where there is no
+        validation split to tell which weights were good; with RunError where the start has a random head. Raises
+        InterruptedTrainingError after a Ctrl-C.
         """
         position, total, per_epoch = self.position, self._plan.steps, self._plan.steps_per_epoch
         self._enter_phase()
@@ -163,6 +164,8 @@ class Training:
             )
         if self._best:
             self._model.load_state_dict(self._best)
+        elif position.diverged:
+            put(self._model, self.start)
         elif self._average is not None:
             put(self._model, self._average.weights)
         if not all(value.isfinite().all() for value in trainable(self._model).values()):
@@ -202,7 +205,8 @@ class Training:
         value = mean(self._fabric, float(loss.detach()))  # only now, when a GPU knows what to do in the meantime
         if not math.isfinite(value):
             self._optimizer.zero_grad()
-            if not self._best:
+            # Where a head was fitted first, the start is a model to go back to.
+            if not self._best and not self._plan.strategy.head_from_probe:
                 raise RunError(f"training diverged: loss {value} at step {position.step + 1}; give a lower --lr")
             position.diverged = position.stopped = True
             return
@@ -222,9 +226,11 @@ class Training:
     def estimate_statistics(self) -> None:
         """Gives BatchNorm, where its statistics are trained, those that belong to the model's present weights."""
         if not self._plan.keep_statistics:
-            estimate_statistics(
-                self._model, self.splits.train, policy=self._plan.augment, seed=self._seed, fabric=self._fabric
-            )
+            estimate_statistics(self._model, self.splits.train, **self._for_statistics)
+
+    @property
+    def _for_statistics(self) -> dict[str, Any]:
+        return {"policy": self._plan.augment, "seed": self._seed, "fabric": self._fabric}
 
     def judge(self) -> tuple[float, float]:
         """How good the model is on the validation split; larger is better."""
@@ -234,7 +240,12 @@ class Training:
     def _evaluate(self) -> None:
         with self._average.applied() if self._average is not None else nullcontext():
             share(self._model.buffers(), self._fabric)  # running statistics: all that training leaves different
-            self._evaluate_weights()
+            with (
+                nullcontext()
+                if self._plan.keep_statistics
+                else estimated_statistics(self._model, self.splits.train, **self._for_statistics)
+            ):
+                self._evaluate_weights()
 
     def _evaluate_weights(self) -> None:
         position, splits = self.position, self.splits

@@ -98,6 +98,14 @@ class FinetuneRequest:
             raise UsageError(f"--freeze-stages goes with --strategy partial, not {self.strategy!r}")
         if self.strategy == "probe" and (given := self.training_options()):
             raise UsageError(f"{given[0]} means nothing to a probe, which takes no training steps; leave it out")
+        if self.strategy in ("lp-ft", "surgical", "full", "scratch") or self.freeze_stages == 0:
+            for name, is_given in (("--cache always", self.cache == "always"), ("--views", self.views is not None)):
+                if is_given:
+                    raise UsageError(
+                        f"{name}: {self.strategy} freezes nothing whose activations could be kept; leave it out"
+                    )
+        if self.strategy == "scratch" and self.compare_scratch:
+            raise UsageError("--compare-scratch: the run is from scratch itself; leave it out")
         if self.co_tuning and self.drop_stages:
             raise UsageError(
                 "--co-tuning needs the classifier of the source task, which --drop-stages takes off; drop one"

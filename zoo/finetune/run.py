@@ -30,7 +30,7 @@ from zoo.finetune.plan import Group, Plan, make_plan
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment, Resolved, head_options, resolve
 from zoo.nn.backbone import Backbone
-from zoo.nn.build import build_model
+from zoo.nn.build import build_model, build_source_head
 from zoo.nn.engine import find_accelerator, make_fabric
 from zoo.nn.model import TransferModel
 from zoo.nn.team import Seat, join
@@ -81,6 +81,8 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
         from zoo.finetune.space import search_space  # here, since Optuna takes its time to load
 
         search_space(request, resolved, plan)
+    if request.co_tuning:
+        build_source_head(resolved.backbone, resolved.weights)
     find_accelerator(request.device, request.devices)
     model = _build(request, resolved, record)
     store = _store(data, resolved)

@@ -119,6 +119,8 @@ class Sources(Work):
         views = self.request.views or (1 if self.plan.augment == "none" else view_count(epochs))
         self.model.freeze(frozen)
         costs = measure_costs(self.model, train, frozen=frozen, policy=self.plan.augment, fabric=self.fabric)
+        if costs is None and self.request.cache == "always":
+            raise UsageError("--cache always: activations of this backbone are not single tensors; leave it out")
         if costs is None:
             return {"views": 0, "why": "activations are not single tensors"}
         pays, why = costs.decide(
@@ -127,6 +129,7 @@ class Sources(Work):
             epochs=epochs,
             val_images=len(self.data.of("val")),
             evaluations=math.ceil(epochs / self.plan.eval_epochs),
+            by_counts=self.request.deterministic,
         )
         if self.request.cache == "always" and not costs.representable:
             raise UsageError(

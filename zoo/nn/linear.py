@@ -93,6 +93,7 @@ def fit_linear(
         unseen = raw / temperature, truth
     if refit and held_out is not None:
         seen = torch.cat([seen[0], held_out[0]]), torch.cat([seen[1], held_out[1]])
+        prior = log_shares(seen[1], classes) if balance else prior  # what was held out may have other shares
     theta = _solve_one(seen, classes, l2, start)[0]
     theta[:, -1] -= prior
     theta /= temperature

@@ -23,7 +23,9 @@ def _evaluate(
     target: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A finished run or an exported model.")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for finetune.")],
     split: Annotated[Literal["test", "val", "train", "all"], typer.Option(help="Which images.")] = "test",
-    seed: Annotated[int, typer.Option(help="The run's seed, for data without a test split of its own.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Splits data without a test split of its own (default: as the training did).")
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
     on_bad_sample: OnBadSample = "fail",

@@ -242,7 +242,7 @@ def _show_plan(out: Output, request: FinetuneRequest) -> None:
                     group.name,
                     "frozen" if group.frozen else "trainable",
                     group.params,
-                    "-" if group.frozen else f"{group.lr:.1e}",
+                    "-" if group.frozen else f"{group.lr:.1e}" if group.lr else "computed",
                 )
                 for group in groups
             ],
@@ -262,6 +262,10 @@ def _show_plan(out: Output, request: FinetuneRequest) -> None:
             )
         else:
             out.line("no training steps: the head is computed from embeddings of one pass over the images")
+        if request.trials is not None:
+            out.line(f"so {request.trials} times, each with other settings where these are left open; the best is kept")
+        if request.compare_scratch:
+            out.line("and once more from random weights, to compare")
 
     out.result(
         {
