@@ -52,7 +52,10 @@ def _finetune(
         int | None, typer.Option(metavar="N", min=1, help="Train on N GPUs (on the CPU: in N processes) together.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the last stage (AdamW).")] = None,
-    layer_decay: Annotated[float | None, typer.Option(help="Learning rate of a stage beside that of the next.")] = None,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(help="Learning rate of a stage beside that of the next (1: the same; 0.8 in lp-ft and gradual)."),
+    ] = None,
     l2_sp: Annotated[float, typer.Option("--l2-sp", help="Penalty for leaving the pretrained weights.")] = 0.0,
     co_tuning: Annotated[float, typer.Option(help="Weight of the source task beside the new one.")] = 0.0,
     average: Annotated[bool, typer.Option("--average", help="Keep a moving average of the weights.")] = False,
