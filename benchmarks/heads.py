@@ -95,7 +95,7 @@ def _draw(train: Labelled, shots: int, draw: int) -> Labelled:
 def _logits(few: Labelled, images: Tensor, seed: int) -> dict[str, Tensor]:
     """Logits [N, C] of both heads, fitted on a few samples."""
     classes = int(few[1].max()) + 1
-    fit = fit_linear(few, None, classes=classes, seed=seed, refit=True, task=_Task())
+    fit = fit_linear((few[0][:, None], few[1]), None, classes=classes, seed=seed, refit=True, task=_Task())
     return {"logistic": fit.logits(images).float(), "ridge": _ridge(few, images, classes).float()}
 
 

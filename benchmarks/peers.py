@@ -39,7 +39,7 @@ _ROWS: dict[str, tuple[str, ...]] = {
     "finetuning-scheduler, frozen, 20 epochs": ("lightning-fts", "--frozen", "20", "--tune", "0"),
     "Ultralytics, frozen, 20 epochs": ("ultralytics", "--frozen", "20", "--tune", "0"),
     "zoo probe": ("zoo", "--strategy", "probe"),
-    "zoo": ("zoo",),
+    "zoo, no option": ("zoo",),
     "zoo, 5 epochs": ("zoo", "--epochs", "5", "--patience", "0"),
 }
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True)
     parser.add_argument("--arch", default="mobilenet_v2")
     parser.add_argument("--python", action="append", default=[], help="ENV=INTERPRETER")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", help="only rows whose name contains this")
     parser.add_argument("--cells", type=Path, help="a file of finished rows, to go on from")
@@ -70,7 +70,7 @@ def main() -> None:
                 continue
             cells = [
                 _cell(bench, log, arguments, {"label": way, "target": target, "seed": seed}, options)
-                for seed in range(arguments.seeds)
+                for seed in arguments.seeds
             ]
             rows.append(_row(way, cells))
             report(rows[-1:], None)
@@ -101,17 +101,8 @@ def _cell(
         command = [
             *(sys.executable, str(bench / "run.py"), "--data", arguments.data, "--weights", arguments.weights),
             *("--arch", arguments.arch, "--target", name["target"], "--label", name["label"]),
-            *(
-                "--seed",
-                str(name["seed"]),
-                "--threads",
-                str(name["threads"]),
-                "--results",
-                str(log.resolve()),
-                *words,
-                "--",
-                *options,
-            ),
+            *("--seed", str(name["seed"]), "--threads", str(name["threads"]), "--results", str(log.resolve())),
+            *(*words, "--", *options),
         ]
         subprocess.run(command, check=True)
     raise AssertionError(f"no result of {name} in {log}")
@@ -123,6 +114,7 @@ def _row(way: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
         "seeds": len(cells),
         "test accuracy": statistics.mean(cell["test_acc"] for cell in cells),
         "seconds in all": round(statistics.mean(cell["wall_s"] for cell in cells), 1),
+        "processor seconds": round(statistics.mean(cell["cpu_s"] for cell in cells), 1),
         "stolen seconds": round(statistics.mean(cell["steal_s"] for cell in cells), 1),
         "peak MiB": round(statistics.mean(cell["peak_rss_mib"] for cell in cells)),
     }

@@ -3,10 +3,10 @@
     python benchmarks/strategies.py recipes flowers5.zip --backbone torchvision/mobilenet_v2 --weights mobilenet_v2.pth
 
 Tables: `boundary` (activations kept or not), `recipes` (options of training on and off, 15 % of the labels),
-`augment` (policies by images per class), `transfer` (scratch, probe and fine-tuning by images per class),
-`calibration`. Every cell is one command in a process of its own; in `boundary` it finds nothing of earlier ones in its
-caches, so that its seconds are what a user waits. Finished cells are kept in --cells: a benchmark that was cut off
-goes on.
+`augment` (policies by images per class), `transfer` (scratch, probe and fine-tuning by images per class), `views` (of a
+probe, by images per class), `calibration`. Every cell is one command in a process of its own; in `boundary` it finds
+nothing of earlier ones in its caches, so that its seconds are what a user waits. Finished cells are kept in --cells: a
+benchmark that was cut off goes on.
 """
 
 from __future__ import annotations
@@ -81,11 +81,21 @@ def _transfer() -> dict[str, tuple[str, ...]]:
     return cells
 
 
+def _views() -> dict[str, tuple[str, ...]]:
+    cells = {}
+    for shots in ("5", "10", "20", "50", "100", "all"):
+        some = () if shots == "all" else ("--shots", shots, "--val-share", "0")
+        for views in ("1", "2", "3", "5"):
+            cells[f"{shots} per class, {views} views"] = ("--strategy", "probe", "--views", views, *some)
+    return cells
+
+
 _TABLES: dict[str, Callable[[], dict[str, tuple[str, ...]]]] = {
     "boundary": _boundary,
     "recipes": _recipes,
     "augment": _augment,
     "transfer": _transfer,
+    "views": _views,
     "calibration": lambda: {"probe": ("--strategy", "probe"), "fine-tuned": (*_PARTIAL, "--epochs", "5")},
 }
 

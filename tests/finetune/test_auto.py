@@ -30,6 +30,7 @@ def _data(per_class: int) -> DataSet:
     [
         (9, {}, PARAMS, "probe", None),
         (9, {"epochs": 3}, PARAMS, "partial", 2),  # training was asked for
+        (9, {"augment": "gentle"}, PARAMS, "probe", None),  # a probe takes views, too
         (10, {}, PARAMS, "partial", 2),
         (10, {}, (300, 10, 20), "lp-ft", None),  # the lowest stage is most of the network
         (2500, {}, PARAMS, "lp-ft", None),

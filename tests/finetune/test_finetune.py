@@ -119,7 +119,7 @@ def test_mlp_head_and_tracked_curve(dataset: Path, environment: Environment, tmp
         ({"strategy": "partial", "freeze_stages": 0, "views": 3}, "--views: partial freezes nothing"),
         ({"strategy": "scratch", "compare_scratch": True}, "--compare-scratch: the run is from scratch itself"),
         ({"strategy": "probe", "epochs": 3}, "--epochs means nothing to a probe"),
-        ({"strategy": "probe", "augment": "crop"}, "--augment means nothing to a probe"),
+        ({"strategy": "probe", "augment": "none", "views": 2}, "--views 2: with --augment none they are all the same"),
     ],
 )
 def test_requests_that_make_no_sense(options: dict[str, Any], message: str, dataset: Path) -> None:

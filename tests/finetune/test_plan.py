@@ -9,6 +9,7 @@ import pytest
 
 from zoo.catalogue import Catalogue
 from zoo.data.dataset import DataSet, Sample
+from zoo.errors import UsageError
 from zoo.finetune.plan import Plan, make_plan
 from zoo.finetune.request import FinetuneRequest
 
@@ -46,6 +47,29 @@ def test_poor_statistics_do_not_replace_pretrained_ones(options: dict[str, Any],
 @pytest.mark.parametrize(("images", "epochs"), [(100, 100), (1_200, 11), (10_000, 5), (100_000, 5)])
 def test_every_image_is_seen_five_times_at_least(images: int, epochs: int) -> None:
     assert _plan(images=images).epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("options", "views"),
+    [
+        ({"images": 250}, 5),
+        ({"images": 251}, 4),
+        ({"images": 1_001}, 1),
+        ({"images": 1_001, "views": 3}, 3),
+        ({"images": 100, "augment": "none"}, 1),
+        ({"images": 100, "backbone": "tiny/glyphnet"}, 1),
+        ({"images": 100, "backbone": "tiny/glyphnet", "augment": "crop"}, 5),
+        ({"images": 100, "strategy": "partial", "views": 3}, 5),  # three views of the activations
+        ({"images": 100, "strategy": "full"}, 1),
+    ],
+)
+def test_a_probe_sees_few_images_in_several_views(options: dict[str, Any], views: int) -> None:
+    assert _plan(**{"backbone": "torchvision/mobilenet_v2", "strategy": "probe", **options}).probe_views == views
+
+
+def test_a_policy_without_a_view_to_apply_it_to_is_refused() -> None:
+    with pytest.raises(UsageError, match="--augment gentle: a probe sees these 1001 images as they are"):
+        _plan("torchvision/mobilenet_v2", images=1_001, strategy="probe", augment="gentle")
 
 
 def test_a_pool_that_learns_is_one_of_the_parts() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from sklearn.metrics import log_loss
 from zoo.nn import linear
 from zoo.nn.calibrate import fit_temperature
 from zoo.nn.head_fit import fit_head
-from zoo.nn.linear import L2_GRID, fit_linear
+from zoo.nn.linear import L2_GRID, STEPS, Labelled, LinearFit, fit_linear
 from zoo.nn.logistic import Problems, solve
 from zoo.nn.ridge import left_out_scores
 from zoo.nn.tap_choice import choose_taps
@@ -25,6 +27,18 @@ def _blobs(per_class: int, seed: int, width: int = 20) -> tuple[torch.Tensor, to
     labels = np.repeat(np.arange(CLASSES), per_class)
     centres = np.random.default_rng(0).normal(size=(CLASSES, width))
     return torch.tensor(centres[labels] + random.normal(size=(len(labels), width)) * 2), torch.tensor(labels)
+
+
+def _one_view(samples: Labelled) -> Labelled:
+    return samples[0][:, None], samples[1]
+
+
+def _fit(train: Labelled, val: Labelled | None, **options: Any) -> LinearFit:
+    """The fit to samples of one view each."""
+    with Silent().task("", STEPS) as task:
+        return fit_linear(
+            _one_view(train), _one_view(val) if val is not None else None, classes=CLASSES, seed=0, task=task, **options
+        )
 
 
 def test_all_strengths_at_once_are_what_scikit_learn_finds_one_by_one() -> None:
@@ -93,10 +107,7 @@ def test_logits_that_tell_nothing_stay_as_they_are() -> None:
 @pytest.mark.parametrize("held_out", [True, False], ids=["validation", "cross validation"])
 def test_as_good_as_the_best_strength_of_scikit_learn(held_out: bool) -> None:
     train, val, test = _blobs(30, 1), _blobs(200, 2), _blobs(500, 3)
-    with Silent().task("", 1) as task:
-        found = fit_linear(
-            train, val if held_out else None, classes=CLASSES, seed=0, refit=False, balance=False, task=task
-        )
+    found = _fit(train, val if held_out else None, refit=False)
     losses = []
     for l2 in L2_GRID:
         reference = LogisticRegression(C=1 / (l2 * len(train[0])), max_iter=5000, tol=1e-8)
@@ -108,15 +119,13 @@ def test_as_good_as_the_best_strength_of_scikit_learn(held_out: bool) -> None:
 
 def test_one_sample_per_class_still_gives_a_head() -> None:
     train = _blobs(1, 1)
-    with Silent().task("", 1) as task:
-        found = fit_linear(train, None, classes=CLASSES, seed=0, refit=False, task=task)
+    found = _fit(train, None, refit=False)
     assert (found.logits(train[0]).argmax(1) == train[1]).all()
 
 
 def test_refit_uses_the_validation_samples_too() -> None:
     train, val, test = _blobs(8, 1), _blobs(60, 2), _blobs(500, 3)
-    with Silent().task("", 1) as task:
-        few, all_ = (fit_linear(train, val, classes=CLASSES, seed=0, refit=refit, task=task) for refit in (False, True))
+    few, all_ = (_fit(train, val, refit=refit) for refit in (False, True))
     assert few.held_out is not None
     assert all_.held_out is not None
     assert torch.equal(few.held_out[0], all_.held_out[0])  # a fit that has not seen them, either way
@@ -146,17 +155,7 @@ def test_taps_are_chosen_where_they_tell_more(tells: tuple[int, ...], expected: 
 def test_groups_of_features_are_brought_to_one_scale() -> None:
     features, labels = _blobs(30, 1)
     stretched = torch.cat([features[:, :5] * 1e4, features[:, 5:]], 1)
-    with Silent().task("", 1) as task:
-        same = {
-            "val": None,
-            "classes": CLASSES,
-            "seed": 0,
-            "refit": False,
-            "balance": False,
-            "task": task,
-            "widths": (5, 15),
-        }
-        found = [fit_linear((rows, labels), **same) for rows in (features, stretched)]  # type: ignore[arg-type]
+    found = [_fit((rows, labels), None, refit=False, widths=(5, 15)) for rows in (features, stretched)]
     torch.testing.assert_close(found[0].logits(features), found[1].logits(stretched), rtol=1e-4, atol=1e-4)
 
 
@@ -173,8 +172,8 @@ def test_balance_makes_rare_classes_count_as_much(hidden: bool, held_out: bool) 
         head = torch.nn.Sequential(*layers).double() if hidden else torch.nn.Linear(20, CLASSES).double()
         fit_head(
             head,
-            train=(features[kept], labels[kept]),
-            val=val if held_out else None,
+            train=_one_view((features[kept], labels[kept])),
+            val=_one_view(val) if held_out else None,
             loss=torch.nn.functional.cross_entropy,
             seed=0,
             refit=False,
@@ -191,10 +190,7 @@ def test_balance_goes_by_the_shares_of_all_that_is_fitted() -> None:
     features, labels = _blobs(200, 1)
     kept = torch.cat([(labels == label).nonzero()[:count] for label, count in enumerate((200, 60, 20, 6))]).flatten()
     val, test = _blobs(40, 2), _blobs(200, 3)
-    with Silent().task("", 1) as task:
-        found = fit_linear(
-            (features[kept], labels[kept]), val, classes=CLASSES, seed=0, refit=True, balance=True, task=task
-        )
+    found = _fit((features[kept], labels[kept]), val, refit=True, balance=True)
     right = (found.logits(test[0]).argmax(1) == test[1]).view(CLASSES, -1).double().mean(1)
     assert right.max() - right.min() < 0.25
 
@@ -204,7 +200,7 @@ def test_a_fitted_head_leaves_no_gradients_behind() -> None:
     head = torch.nn.Sequential(torch.nn.Linear(20, 8), torch.nn.ReLU(), torch.nn.Linear(8, CLASSES)).double()
     fit_head(
         head,
-        train=(features, labels),
+        train=_one_view((features, labels)),
         val=None,
         loss=torch.nn.functional.cross_entropy,
         seed=0,
@@ -221,8 +217,7 @@ def test_a_class_with_a_single_sample_leaves_the_choice_to_the_others() -> None:
     features, labels = _blobs(60, 1)
     kept = torch.cat([(labels < CLASSES - 1).nonzero().flatten(), (labels == CLASSES - 1).nonzero().flatten()[:1]])
     test = _blobs(500, 3)
-    with Silent().task("", 1) as task:
-        found = fit_linear((features[kept], labels[kept]), None, classes=CLASSES, seed=0, refit=False, task=task)
+    found = _fit((features[kept], labels[kept]), None, refit=False)
     assert found.held_out is not None
     assert not (found.held_out[1] == CLASSES - 1).any()
     assert len(found.held_out[1]) == len(kept) - 1
@@ -236,10 +231,7 @@ def test_a_class_with_a_single_sample_leaves_the_choice_to_the_others() -> None:
 def test_many_samples_are_not_judged_by_a_fit_to_few(held_out: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "_CHOICE_ROWS", 60)
     train, val, test = _blobs(300, 1), _blobs(200, 2), _blobs(500, 3)
-    with Silent().task("", 1) as task:
-        found = fit_linear(
-            train, val if held_out else None, classes=CLASSES, seed=0, refit=True, balance=False, task=task
-        )
+    found = _fit(train, val if held_out else None, refit=True)
     assert found.held_out is not None
     unseen = float((found.held_out[0].argmax(1) == found.held_out[1]).double().mean())
     logits = found.logits(test[0])
@@ -258,6 +250,60 @@ def test_problems_solved_in_parts_have_the_same_solutions(monkeypatch: pytest.Mo
     train, fits = _blobs(30, 1), []
     for numbers in (2**24, 1):
         monkeypatch.setattr(linear, "_PROBLEM_NUMBERS", numbers)
-        with Silent().task("", 1) as task:
-            fits.append(fit_linear(train, None, classes=CLASSES, seed=0, refit=False, task=task))
+        fits.append(_fit(train, None, refit=False))
     torch.testing.assert_close(fits[0].weight, fits[1].weight, rtol=1e-4, atol=1e-5)
+
+
+def _seen_in_views(samples: Labelled, views: int, spread: float = 0.5) -> Labelled:
+    """The samples as they are, then in other views that differ from them in the second half of the features."""
+    features, labels = samples
+    noise = torch.randn(len(labels), views, features.shape[1], generator=torch.Generator().manual_seed(0))
+    noise[:, 0] = 0
+    noise[..., : features.shape[1] // 2] = 0
+    return features[:, None] + spread * noise.to(features), labels
+
+
+@pytest.mark.parametrize("held_out", [True, False], ids=["validation", "cross validation"])
+def test_views_of_a_sample_are_never_judged_by_its_other_views(held_out: bool) -> None:
+    """Had they been in two folds, labels at random would look as if they could be learnt."""
+    features, labels = _blobs(30, 1)
+    train = _seen_in_views((features, labels[torch.randperm(len(labels), generator=torch.manual_seed(0))]), 4)
+    val = _seen_in_views(_blobs(30, 2), 4)
+    with Silent().task("", STEPS) as task:
+        found = fit_linear(train, val if held_out else None, classes=CLASSES, seed=0, refit=True, task=task)
+    assert found.held_out is not None
+    assert len(found.held_out[1]) == len(labels)  # each once, in its first view
+    assert (found.held_out[0].argmax(1) == found.held_out[1]).double().mean() < 0.4
+
+
+def test_views_that_are_all_the_same_change_nothing() -> None:
+    train, val = _blobs(30, 1), _blobs(30, 2)
+    same = [(features[:, None].expand(-1, 3, -1), labels) for features, labels in (train, val)]
+    with Silent().task("", STEPS) as task:
+        thrice = fit_linear(*same, classes=CLASSES, seed=0, refit=True, task=task)  # type: ignore[misc, arg-type]
+    once = _fit(train, val, refit=True)
+    assert thrice.l2 == once.l2
+    torch.testing.assert_close(thrice.weight, once.weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["linear", "hidden layer"])
+def test_views_make_a_head_indifferent_to_what_they_vary(hidden: bool) -> None:
+    train, test = _blobs(10, 1), _blobs(200, 3)
+    varied = _seen_in_views(test, 2, spread=3)[0][:, 1]
+    losses = []
+    for views in (1, 6):
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(20, 16), torch.nn.ReLU(), torch.nn.Linear(16, CLASSES)]
+        head = torch.nn.Sequential(*layers).double() if hidden else torch.nn.Linear(20, CLASSES).double()
+        fit_head(
+            head,
+            train=_seen_in_views(train, views, spread=3),
+            val=None,
+            loss=torch.nn.functional.cross_entropy,
+            seed=0,
+            refit=False,
+            progress=Silent(),
+            widths=(20,),
+        )
+        losses.append(float(torch.nn.functional.cross_entropy(head(varied), test[1]).detach()))
+    assert losses[1] < losses[0]

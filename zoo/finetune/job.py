@@ -136,12 +136,12 @@ class Job(Work):
         # A head that is solved in closed form is solved for the validation images too; others stop at training ones.
         linear = isinstance(self.model.head, nn.Linear)
         taps = self._choose_taps() if linear else 0
-        held_out = self._fit_head(taps=taps, refit=True)
+        held_out = self._fit_head(taps=taps, refit=linear)
         self.model.eval()
         if self.data.of("test"):
             features, truth = self._sources.features("test", taps=taps)
             with torch.no_grad():
-                found = self.model.classify(features.to(self.fabric.device)).float().cpu()
+                found = self.model.classify(features[:, 0].to(self.fabric.device)).float().cpu()
             held_out["test"] = found, truth
         fitted: tuple[Split, ...] = ("train", "val") if linear and self.data.of("val") else ("train",)
         position = Position(seconds=time.monotonic() - began)
@@ -151,9 +151,9 @@ class Job(Work):
         """Lets the head of a probe see as many lower stages as help, and gives their number."""
         sources, record = self._sources, self.run.read_model()
         every = len(sources.taps)
-        train = sources.features("train", taps=every)
+        features, truth = sources.features("train", taps=every)
         classes = len(self.data.classes)
-        count = choose_taps(train, sources.widths(every), classes=classes, seed=self.request.seed)
+        count = choose_taps((features[:, 0], truth), sources.widths(every), classes=classes, seed=self.request.seed)
         taps = tuple(sources.taps[every - count :])
         self.run.write_model(asdict(self.request), replace(record, taps=taps))
         self.model.taps = make_taps(taps, self.resolved.staged.stages)
@@ -166,9 +166,9 @@ class Job(Work):
 
     def _fit_head(self, *, taps: int, refit: bool) -> dict[Split, Labelled]:
         """Puts the best head on pretrained features; logits and labels of the validation images."""
-        sources = self._sources
-        train = sources.features("train", taps=taps)
-        val = sources.features("val", taps=taps) if self.data.of("val") else None
+        sources, views = self._sources, self.plan.probe_views
+        train = sources.features("train", taps=taps, views=views)
+        val = sources.features("val", taps=taps, views=views if refit else 1) if self.data.of("val") else None
         unseen = self._fit(train, val, widths=sources.widths(taps), refit=refit)
         return {"val": unseen} if unseen is not None else {}
 
@@ -285,11 +285,12 @@ class Job(Work):
         """
         assert training.splits.val is not None
         usual, before = deepcopy(self.model.head.state_dict()), training.judge()
-        train, val = (
+        found = (
             features(self.model, source, fabric=self.fabric, progress=self.progress)
             for source in (training.splits.train, training.splits.val)
         )
-        self._fit(train, val, widths=[train[0].shape[1]], refit=False)
+        train, val = ((rows[:, None], truth) for rows, truth in found)  # one view of each
+        self._fit(train, val, widths=[train[0].shape[2]], refit=False)
         better = training.judge() > before
         if not better:
             self.model.head.load_state_dict(usual)

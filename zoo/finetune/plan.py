@@ -22,6 +22,10 @@ SMALL_DATA = 5_000
 """Below this many training images pretrained BatchNorm statistics are better than those of the data."""
 _SMALL_BATCH = 32
 """Batches of fewer images have poor statistics, too."""
+_PROBE_IMAGES = 1_000
+"""A probe takes augmented views of its images as long as they are no more images than these: where they help most, and
+take seconds."""
+_MOST_PROBE_VIEWS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,8 @@ class Plan:
     keep_statistics: bool
     input: ImageInput
     augment: Augment
+    probe_views: int
+    """Views of each image, the plain one among them, that the head of a probe is fitted on."""
     steps_per_epoch: int
     eval_epochs: int
     """Epochs between evaluations."""
@@ -145,12 +151,20 @@ def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInp
     scale = request.lr / strategy.lr if request.lr is not None and strategy.lr else 1.0
     last = len(spec.stages) - 1
     decay = request.layer_decay if request.layer_decay is not None else strategy.layer_decay
+    augment = _augment(request, spec.input if request.mirror is not None else input_spec)
+    probe_views = _probe_views(request, strategy, augment, count)
+    if strategy.name == "probe" and probe_views == 1 and request.augment not in ("auto", "none"):
+        raise UsageError(
+            f"--augment {request.augment}: a probe sees these {count} images as they are; give --views 2 or more, or "
+            "leave it out"
+        )
     return Plan(
         strategy=strategy,
         phases=phases,
         keep_statistics=strategy.pretrained and (count < SMALL_DATA or request.batch_size < _SMALL_BATCH),
         input=input_spec,
-        augment=_augment(request, spec.input if request.mirror is not None else input_spec),
+        augment=augment,
+        probe_views=probe_views,
         steps_per_epoch=per_epoch,
         eval_epochs=max(1, math.ceil(epochs / _EVALUATIONS)),
         batch_size=request.batch_size,
@@ -205,3 +219,11 @@ def _augment(request: FinetuneRequest, pretrained: ImageInput) -> Augment:
     # What was pretrained without mirroring is glyph-like, and half of a glyph is another one; a user who forbids
     # mirroring says nothing about crops.
     return "crop" if pretrained.mirror else "affine"
+
+
+def _probe_views(request: FinetuneRequest, strategy: Strategy, augment: Augment, images: int) -> int:
+    if request.views is not None and strategy.name == "probe":
+        return request.views
+    if augment in ("none", "affine") or not strategy.head_from_probe:
+        return 1  # turned and shifted glyphs were measured to tell a probe nothing new
+    return 1 + min(_MOST_PROBE_VIEWS, _PROBE_IMAGES // images)

@@ -60,7 +60,11 @@ class FinetuneRequest:
     cache: CacheChoice = "auto"
     """Whether activations at the freeze boundary are computed once and kept; `auto`: where that is estimated to pay."""
     views: int | None = None
-    """Views of each image in which activations are kept; when None, one for every four epochs, but three to eight."""
+    """Views of each image, the plain one among them, that frozen stages see.
+
+    Of activations, when None: one for every four epochs, but three to eight. Of the features of a probe: five of up to
+    250 images, fewer of more, one of more than 1,000.
+    """
     patience: int | None = None
     """Evaluations without a better validation score before training stops; 0 never stops early."""
     shots: int | None = None
@@ -104,6 +108,8 @@ class FinetuneRequest:
                     raise UsageError(
                         f"{name}: {self.strategy} freezes nothing whose activations could be kept; leave it out"
                     )
+        if self.augment == "none" and (self.views or 1) > 1:
+            raise UsageError(f"--views {self.views}: with --augment none they are all the same; leave one out")
         if self.strategy == "scratch" and self.compare_scratch:
             raise UsageError("--compare-scratch: the run is from scratch itself; leave it out")
         if self.co_tuning and self.drop_stages:
@@ -163,9 +169,7 @@ class FinetuneRequest:
             "--devices": self.devices > 1,
             "--lr": self.lr is not None,
             "--patience": self.patience is not None,
-            "--augment": self.augment != "auto",
             "--cache": self.cache != "auto",
-            "--views": self.views is not None,
             "--layer-decay": self.layer_decay is not None,
             "--l2-sp": self.l2_sp > 0,
             "--co-tuning": self.co_tuning > 0,

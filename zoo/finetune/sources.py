@@ -38,14 +38,24 @@ class Sources(Work):
         """How many features each of the uppermost `taps` taps gives, then how many the embedding has."""
         return feature_widths(self.resolved.staged, self.taps[len(self.taps) - taps :])
 
-    def features(self, split: Split, *, taps: int) -> Labelled:
-        """Features [N, D] of a split as the pretrained backbone gives them, in groups of `widths`, and labels [N].
+    def features(self, split: Split, *, taps: int, views: int = 1) -> Labelled:
+        """Features [N, views, D] of a split as the pretrained backbone gives them, in groups of `widths`, and labels
+        [N].
 
         All taps are kept on disk together, so that a probe and the start of another strategy share one pass.
         """
-        samples = self.data.of(split)
-        rows = self._extractor.of(samples, f"features of {_NAMES[split]} images")
-        return torch.from_numpy(rows[:, -sum(self.widths(taps)) :].copy()), torch.from_numpy(labels(samples))
+        samples, width = self.data.of(split), sum(self.widths(taps))
+        what = f"features of {_NAMES[split]} images"
+        rows = [
+            self._extractor.of(samples, what if views == 1 else f"{what}, view {number} of {views}", view)[:, -width:]
+            for number, view in enumerate(self._views(views), 1)
+        ]
+        return torch.from_numpy(np.stack(rows, 1)), torch.from_numpy(labels(samples))
+
+    def _views(self, count: int) -> list[View]:
+        """The plain view, then changed ones."""
+        changed = (View(policy=self.plan.augment, seed=self.request.seed, number=number) for number in range(1, count))
+        return [View(), *changed]
 
     @cached_property
     def _extractor(self) -> Extractor:
@@ -100,10 +110,7 @@ class Sources(Work):
                 samples,
                 extractor=extractor,
                 entry=frozen,
-                views=[
-                    View(policy=self.plan.augment, seed=self.request.seed, number=number) if number else View()
-                    for number in range(views)
-                ],
+                views=self._views(views),
                 batch_size=self.plan.images_per_step,
             )
 

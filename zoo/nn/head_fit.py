@@ -28,12 +28,12 @@ def fit_head(
     progress: Progress,
     widths: Sequence[int],
 ) -> Labelled | None:
-    """Trains `head` in place on (features [N, D] in groups of `widths`, labels [N]).
+    """Trains `head` in place on (features [N, V, D] of V views in groups of `widths`, labels [N]).
 
     A lone linear layer is solved to its optimum and calibrated, with `refit` on the validation samples too, see
-    `fit_linear`; any other head takes AdamW steps on all training samples at once. With `balance` classes count alike,
-    however many samples each has. Gives logits and labels of the validation samples, from a head that has not seen
-    them; None without validation samples.
+    `fit_linear`; any other head takes AdamW steps on all training samples at once, one view after the other. With
+    `balance` classes count alike, however many samples each has. Gives logits and labels of the validation samples in
+    their first view, from a head that has not seen them; None without validation samples.
     """
     if isinstance(head, nn.Linear):
         with progress.task("fitting the head", STEPS) as task:
@@ -59,7 +59,7 @@ def fit_head(
     with progress.task("fitting the head", _STEPS) as task:
         for step in range(_STEPS):
             torch.manual_seed(derive_seed(seed, "head dropout", step))
-            found = head(train[0])
+            found = head(train[0][:, step % train[0].shape[1]])
             value = loss(found + log_shares(train[1], found.shape[1]) if balance else found, train[1])
             value.backward()
             optimizer.step()
@@ -68,4 +68,4 @@ def fit_head(
             task.advance(1)
     head.eval()
     with torch.no_grad():
-        return (head(val[0]), val[1]) if val is not None else None
+        return (head(val[0][:, 0]), val[1]) if val is not None else None

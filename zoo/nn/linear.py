@@ -23,7 +23,7 @@ STEPS = 2
 """What `fit_linear` reports to its task."""
 _MAX_FOLDS = 5
 _CHOICE_ROWS = 5_000
-"""More training rows than these are not needed to choose a strength by."""
+"""More training rows than these, of all views, are not needed to choose a strength by."""
 _PROBLEM_NUMBERS = 2**24
 """Problems are solved together as long as their solutions hold no more numbers; some thirty copies are in use."""
 
@@ -55,12 +55,15 @@ def fit_linear(
     task: Task,
     widths: Sequence[int] | None = None,
 ) -> LinearFit:
-    """The best calibrated linear classifier of features [N, D] in groups of `widths` (one group when None).
+    """The best calibrated linear classifier of features [N, V, D] in groups of `widths` (one group when None).
+
+    There are V views of each sample. All are fitted, as so many samples; the first, which is what evaluation sees, is
+    all that choices and calibration go by, and a view never helps to judge another one of the same sample.
 
     Minimises cross entropy + l2/2 |W|^2, `l2` being the one of `L2_GRID` with the lowest cross entropy on `val`, or
     without it in stratified cross validation; the temperature comes from the same logits. With `refit` the chosen
     problem is solved once more on training and validation samples together. Features are standardised by group, so
-    that a strength means the same for every backbone. Of more than 5,000 training samples, so many choose the strength,
+    that a strength means the same for every backbone. Of more than 5,000 training rows, so many choose the strength,
     which is then made weaker by as many times as there are more samples, so that it stays the same prior; the
     temperature comes from a fit to all but the held-out ones.
 
@@ -68,7 +71,7 @@ def fit_linear(
     et al. 2021, logit adjustment; for a linear head the same before and after fitting), and the mean over classes of
     the cross entropy chooses. Measured on flowers with 240 to 5 images per class, better than weighted samples.
     """
-    mean, scale = standardise(train[0].double(), widths or [train[0].shape[1]])
+    mean, scale = standardise(train[0].double().flatten(0, 1), widths or [train[0].shape[2]])
 
     def scaled(labelled: Labelled) -> Labelled:
         return (labelled[0].double() - mean) / scale, labelled[1]
@@ -84,11 +87,11 @@ def fit_linear(
         # The plain loss chooses: after temperature scaling, stronger fits win that are right less often.
         number = int(torch.stack([F.cross_entropy(row, truth, weight) for row in tried]).argmin())
         l2, raw, start = L2_GRID[number], tried[number], trial.theta[number, :1].double()
-        if len(train[1]) > _CHOICE_ROWS:
-            l2 *= _CHOICE_ROWS / len(train[1])
+        if len(train[1]) > (most := _most_to_choose_by(train[0], classes)):
+            l2 *= most / len(train[1])
             rest, left_out = (seen, held_out) if held_out is not None else _leave_out(seen, seed)
             start = _solve_one(rest, classes, l2, start)
-            raw, truth = _logits(left_out[0], start)[0] - prior, left_out[1]
+            raw, truth = _logits(left_out[0][:, 0], start)[0] - prior, left_out[1]
         temperature = fit_temperature(raw, truth)
         unseen = raw / temperature, truth
     if refit and held_out is not None:
@@ -129,15 +132,15 @@ def _trial(seen: Labelled, held_out: Labelled | None, classes: int, seed: int) -
     """Every strength, tried on `held_out` or else in cross validation; None where nothing can be left out."""
     # Single precision: the choice between strengths does not hang on the seventh digit.
     features, labels = seen[0].float(), seen[1]
-    if len(labels) > _CHOICE_ROWS:
+    if len(labels) > (most := _most_to_choose_by(features, classes)):
         # By their place in their class, counted in its size: all classes alike, and at least one of each.
         rank = _ranks(labels, seed, "rows to choose by")
-        rows = (rank / torch.bincount(labels)[labels]).argsort(stable=True)[:_CHOICE_ROWS]
+        rows = (rank / torch.bincount(labels)[labels]).argsort(stable=True)[:most]
         features, labels = features[rows], labels[rows]
     grid = features.new_tensor(L2_GRID)
     if held_out is not None:
         theta = _solve_all(features, labels, classes, features.new_ones(1, len(labels)), grid)
-        return _Trial(_logits(held_out[0].float(), theta[:, 0]), held_out[1], theta)
+        return _Trial(_logits(held_out[0][:, 0].float(), theta[:, 0]), held_out[1], theta)
     folds = _folds(labels, seed)
     count = int(folds.max()) + 1
     if count < 2:
@@ -146,18 +149,18 @@ def _trial(seen: Labelled, held_out: Labelled | None, classes: int, seed: int) -
     found = features.new_empty(len(grid), len(labels), classes)
     for fold in range(count):
         inside = folds == fold
-        found[:, inside] = _logits(features[inside], theta[:, fold])
+        found[:, inside] = _logits(features[inside, 0], theta[:, fold])
     tested = folds >= 0
     return _Trial(found[:, tested], labels[tested], theta)
 
 
 def _solve_all(features: Tensor, labels: Tensor, classes: int, weights: Tensor, grid: Tensor) -> Tensor:
     """Solutions [L, K, C, D + 1] for every strength in `grid` and every row of `weights` [K, N]."""
-    each = len(weights) * classes * (features.shape[1] + 1)
+    each = len(weights) * classes * (features.shape[2] + 1)
     solutions = []
     for some in grid.split(max(1, _PROBLEM_NUMBERS // each)):
         strengths = some.repeat_interleave(len(weights))
-        problems = Problems(features, labels, classes, weights.repeat(len(some), 1), strengths)
+        problems = _problems((features, labels), classes, weights.repeat(len(some), 1), strengths)
         solutions.append(solve(problems, iterations=60, tolerance=1e-4).view(len(some), len(weights), classes, -1))
     return torch.cat(solutions)
 
@@ -165,8 +168,22 @@ def _solve_all(features: Tensor, labels: Tensor, classes: int, weights: Tensor, 
 def _solve_one(samples: Labelled, classes: int, l2: float, start: Tensor | None) -> Tensor:
     """The solution [1, C, D + 1] for one strength, to the last digits that matter."""
     features, labels = samples
-    problem = Problems(features, labels, classes, features.new_ones(1, len(labels)), features.new_tensor([l2]))
+    problem = _problems(samples, classes, features.new_ones(1, len(labels)), features.new_tensor([l2]))
     return solve(problem, iterations=500, tolerance=1e-6, start=start)
+
+
+def _problems(samples: Labelled, classes: int, weights: Tensor, l2: Tensor) -> Problems:
+    """Logistic regressions on all views of `samples`, each with the weight [B, N] of its sample."""
+    features, labels = samples
+    views = features.shape[1]
+    return Problems(
+        features.flatten(0, 1), labels.repeat_interleave(views), classes, weights.repeat_interleave(views, 1), l2
+    )
+
+
+def _most_to_choose_by(features: Tensor, classes: int) -> int:
+    """Of samples with features [N, V, D], so many are enough to choose a strength by."""
+    return max(_CHOICE_ROWS // features.shape[1], classes)
 
 
 def _logits(features: Tensor, theta: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def _finetune(
         Literal["auto", "always", "never"],
         typer.Option(help="Run frozen stages once and keep their activations (auto: where it pays)."),
     ] = "auto",
-    views: Annotated[int | None, typer.Option(min=1, help="Augmented views to keep of each image.")] = None,
+    views: Annotated[int | None, typer.Option(min=1, help="Views of each image that frozen stages see.")] = None,
     patience: Annotated[int | None, typer.Option(min=0, help="Evaluations without gain before stopping.")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Use only so many training images per class.")] = None,
     val_share: Annotated[float | None, typer.Option(help="Share of the training images held out.")] = None,
@@ -264,7 +264,9 @@ def _show_plan(out: Output, request: FinetuneRequest) -> None:
                 f"BatchNorm statistics {'kept' if plan.keep_statistics else 'updated'}"
             )
         else:
-            out.line("no training steps: the head is computed from embeddings of one pass over the images")
+            seen = f"{plan.probe_views} views of each image, augmentation {plan.augment}"
+            seen = seen if plan.probe_views > 1 else "one pass over the images"
+            out.line(f"no training steps: the head is computed from embeddings of {seen}")
         if request.trials is not None:
             out.line(f"so {request.trials} times, each with other settings where these are left open; the best is kept")
         if request.compare_scratch:
