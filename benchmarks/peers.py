@@ -39,6 +39,8 @@ _ROWS: dict[str, tuple[str, ...]] = {
     "finetuning-scheduler, frozen, 20 epochs": ("lightning-fts", "--frozen", "20", "--tune", "0"),
     "Ultralytics, frozen, 20 epochs": ("ultralytics", "--frozen", "20", "--tune", "0"),
     "zoo probe": ("zoo", "--strategy", "probe"),
+    "zoo probe, 2 views": ("zoo", "--strategy", "probe", "--views", "2"),
+    "zoo probe, 5 views": ("zoo", "--strategy", "probe", "--views", "5"),
     "zoo, no option": ("zoo",),
     "zoo, 5 epochs": ("zoo", "--epochs", "5", "--patience", "0"),
 }

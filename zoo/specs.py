@@ -57,8 +57,10 @@ class ImageInput:
             raise ValueError(f"channels: {self.channels}; images are read as RGB, so 3")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError(f"mean and std: {self.mean}, {self.std}; one value per channel")
-        if min(self.std) <= 0:
-            raise ValueError(f"std: {self.std}; must be positive")
+        if not 0 <= min(self.mean) <= max(self.mean) <= 1:
+            raise ValueError(f"mean: {self.mean}; in [0, 1], as pixels are before it is taken off (not 0 to 255)")
+        if not 1 / 256 <= min(self.std) <= max(self.std) <= 1:
+            raise ValueError(f"std: {self.std}; in [1/256, 1], of pixels in [0, 1] (not 0 to 255)")
         if not 0 < self.crop_fraction <= 1:
             raise ValueError(f"crop_fraction: {self.crop_fraction}; must be in (0, 1]")
         if self.interpolation not in get_args(Interpolation):

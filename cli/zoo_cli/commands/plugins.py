@@ -63,9 +63,9 @@ def _check(
     plugin = catalogue().find_plugin(name)
     if plugin.status != "ok":
         raise PluginError(f"plugin {name!r} cannot be used: {plugin.error or 'left out by ZOO_PLUGINS'}")
-    from zoo.testing import check_backbone, check_head
+    from zoo.testing import check_backbone, check_head, check_plugin
 
-    rows = []
+    rows = [{"spec": name, "what": f.what, "message": f.message} for f in check_plugin(plugin)]
     with out.progress.task(f"checking {name}", len(plugin.backbones) + len(plugin.heads)) as task:
         for backbone in plugin.backbones:
             findings = check_backbone(backbone, deep=deep)
