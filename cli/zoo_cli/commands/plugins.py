@@ -1,7 +1,8 @@
-"""`zoo plugins list|check`."""
+"""`zoo plugins list|check|new`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ def add_to(app: typer.Typer) -> None:
     group = typer.Typer(name="plugins", help="The plugins of this environment.", no_args_is_help=True)
     command(group, "list")(_list)
     command(group, "check")(_check)
+    command(group, "new")(_new)
     app.add_typer(group)
 
 
@@ -85,3 +87,21 @@ def _check(
     out.result({"plugin": name, "ok": not rows, "findings": rows}, words)
     if rows:
         raise typer.Exit(PluginError.exit_code)
+
+
+def _new(
+    out: Output,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new plugin's name, e.g. mynet.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where the folder zoo-NAME is made.")] = Path(),
+) -> None:
+    """Write the package of a new plugin: it installs, passes its tests and trains as it is."""
+    from zoo.plugins.scaffold import scaffold
+
+    made = scaffold(name, folder, taken=[plugin.name for plugin in catalogue().plugins])
+    files = sorted(str(path.relative_to(made)) for path in made.rglob("*") if path.is_file())
+
+    def words() -> None:
+        out.line(f"{made}: {', '.join(files)}")
+        out.line(f"next: cd {made} && pip install -e '.[test]' && pytest && zoo show {name}/{name}")
+
+    out.result({"path": str(made), "plugin": name, "backbone": f"{name}/{name}", "files": files}, words)
