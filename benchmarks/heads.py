@@ -57,7 +57,7 @@ def _features(arguments: argparse.Namespace) -> tuple[Labelled, Labelled]:
     """Embeddings and labels of all images that are not for testing, and of those that are."""
     request = FinetuneRequest(data=arguments.data, backbone=arguments.backbone, weights=arguments.weights)
     with tempfile.TemporaryDirectory() as folder:
-        resolved = resolve(request, Environment(catalogue=Catalogue.installed(), cache=Path(folder)))
+        resolved = resolve(request, Environment(catalogue=Catalogue.installed(), cache=Path(folder)), Silent())
         data = open_dataset(arguments.data, cache=Path(folder), progress=Silent(), val_share=0.0)
         record: ModelRecord = resolved.record(data.classes, head_options(resolved, request))
         model = build_model(resolved.backbone, resolved.head, record, weights=resolved.weights, seed=0)

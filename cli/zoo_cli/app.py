@@ -24,6 +24,7 @@ from zoo_cli.commands import (
     report,
     serve,
     show,
+    weights,
 )
 
 app = typer.Typer(
@@ -50,7 +51,21 @@ def _root(
     del version
 
 
-for module in (quickstart, list_, show, plugins, finetune, evaluate, report, export, predict, bench, serve, registry):
+for module in (
+    quickstart,
+    list_,
+    show,
+    plugins,
+    weights,
+    finetune,
+    evaluate,
+    report,
+    export,
+    predict,
+    bench,
+    serve,
+    registry,
+):
     module.add_to(app)
 
 

@@ -31,8 +31,13 @@ def catalogue() -> Catalogue:
     return Catalogue.installed(None if names is None else {name.strip() for name in names.split(",") if name.strip()})
 
 
+def weights_mirror() -> str | None:
+    """`$ZOO_WEIGHTS_MIRROR`: where weights are fetched from instead of their own addresses."""
+    return os.environ.get("ZOO_WEIGHTS_MIRROR") or None
+
+
 def environment() -> Environment:
-    """What training needs to know of the surroundings; `$ZOO_WEIGHTS_MIRROR` is where downloads come from."""
+    """What training needs to know of the surroundings."""
     from zoo.finetune.resolve import Environment
 
-    return Environment(catalogue=catalogue(), cache=cache_folder(), mirror=os.environ.get("ZOO_WEIGHTS_MIRROR") or None)
+    return Environment(catalogue=catalogue(), cache=cache_folder(), mirror=weights_mirror())

@@ -15,6 +15,7 @@ from helpers import make_folder, real_weights
 
 from zoo.artifacts.runs import RunFolder
 from zoo.catalogue import Catalogue
+from zoo.catalogue.weights import weights_path
 from zoo.errors import RunError, UsageError
 from zoo.evaluate import evaluate
 from zoo.export.run import export
@@ -27,7 +28,6 @@ from zoo.finetune.resolve import Environment
 from zoo.finetune.run import dry_run, finetune, resume
 from zoo.nn.build import build_model, load_run_model
 from zoo.nn.model import state_digest
-from zoo.nn.weights import fetch_weights
 from zoo.progress import Silent
 from zoo.report.transfer import read_transfer
 
@@ -64,7 +64,7 @@ def test_partial_freezes_exactly_the_first_stages(
     trained, record = load_run_model(RunFolder.open(tmp_path / "run"), environment.catalogue)
     entry, _ = environment.catalogue.find_backbone(record.backbone)
     head = environment.catalogue.find_head(record.head)
-    weights = fetch_weights(entry.spec.weights[0], environment.cache)
+    weights = weights_path(entry.spec.weights[0], environment.cache)
     source = build_model(entry, head, record, weights=weights, seed=0)
     same = [
         state_digest([before]) == state_digest([after])

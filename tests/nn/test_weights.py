@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from zoo.artifacts.files import sha256_file
 from zoo.errors import WeightsError
-from zoo.finetune.resolve import Environment
-from zoo.nn.weights import fetch_weights, load_into, read_state
+from zoo.nn.weights import load_into, read_state
 
 
 def _net(width: int = 4) -> nn.Module:
@@ -89,37 +86,3 @@ def test_nan_and_no_tensors_and_no_file(tmp_path: Path) -> None:
         read_state(path)
     with pytest.raises(WeightsError, match="no such weights file"):
         read_state(tmp_path / "none.pth")
-
-
-def test_cached_file_with_a_wrong_digest(environment: Environment, tmp_path: Path) -> None:
-    spec = environment.catalogue.find_backbone("torchvision/squeezenet1_1")[0].spec.weights[0]
-    path = tmp_path / "weights" / Path(spec.url).name
-    path.parent.mkdir()
-    path.write_bytes(b"half a download")
-    with pytest.raises(WeightsError, match=rf"weights 'imagenet1k_v1' are damaged: {path} has sha256"):
-        fetch_weights(spec, tmp_path)
-
-
-def test_download_through_a_mirror(environment: Environment, tmp_path: Path) -> None:
-    spec = environment.catalogue.find_backbone("torchvision/squeezenet1_1")[0].spec.weights[0]
-    mirror = tmp_path / "mirror"
-    mirror.mkdir()
-    with pytest.raises(WeightsError, match=r"cannot download weights 'imagenet1k_v1': .*give your own with --weights"):
-        fetch_weights(spec, tmp_path, mirror.as_uri())
-    (mirror / Path(spec.url).name).write_bytes(b"something else")
-    with pytest.raises(WeightsError, match="wrong file downloaded"):
-        fetch_weights(spec, tmp_path, mirror.as_uri())
-    assert not list((tmp_path / "weights").iterdir())
-
-
-def test_downloaded_once_and_verified(environment: Environment, tmp_path: Path) -> None:
-    mirror = tmp_path / "mirror"
-    mirror.mkdir()
-    save_file(_net().state_dict(), mirror / "net.safetensors")
-    spec = environment.catalogue.find_backbone("torchvision/squeezenet1_1")[0].spec.weights[0]
-    spec = replace(
-        spec, url="https://example.invalid/models/net.safetensors", sha256=sha256_file(mirror / "net.safetensors")
-    )
-    path = fetch_weights(spec, tmp_path, mirror.as_uri())
-    load_into(_net(), path, "net")
-    assert fetch_weights(spec, tmp_path) == path  # from now on offline

@@ -8,11 +8,12 @@ from pathlib import Path
 from zoo.artifacts.files import sha256_file
 from zoo.artifacts.runs import ModelRecord
 from zoo.catalogue import BackboneEntry, Catalogue, HeadEntry
+from zoo.catalogue.weights import fetch_weights
 from zoo.errors import UsageError, WeightsError, did_you_mean
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.strategies import STRATEGIES
 from zoo.nn.surgery import drop_stages
-from zoo.nn.weights import fetch_weights
+from zoo.progress import Progress
 from zoo.specs import BackboneSpec, ImageInput, WeightsSpec
 
 
@@ -63,7 +64,7 @@ class Resolved:
         )
 
 
-def resolve(request: FinetuneRequest, environment: Environment) -> Resolved:
+def resolve(request: FinetuneRequest, environment: Environment, progress: Progress) -> Resolved:
     """What a request names, its weights fetched and verified.
 
     Raises UsageError for unknown names or an input size the backbone does not take, WeightsError where the weights
@@ -85,7 +86,7 @@ def resolve(request: FinetuneRequest, environment: Environment) -> Resolved:
                 raise WeightsError(f"no such weights file: {path}; give the path of one, or a tag")
         else:
             spec = _find_set(backbone, tagged, request.weights)
-            path = fetch_weights(spec, environment.cache, environment.mirror)
+            path = fetch_weights(spec, environment.cache, mirror=environment.mirror, progress=progress)
     input_spec = spec.input if spec else backbone.spec.input
     if request.mirror is not None:
         input_spec = replace(input_spec, mirror=request.mirror)

@@ -54,7 +54,7 @@ class DryRun:
 
 def dry_run(request: FinetuneRequest, environment: Environment, progress: Progress) -> DryRun:
     """What `finetune` would train, part by part, without training or writing anything."""
-    resolved = resolve(request, environment)
+    resolved = resolve(request, environment, progress)
     data = _open(request, environment, progress)
     request, why = _settle(request, data, resolved)
     plan = make_plan(request, resolved.staged, resolved.input, data)
@@ -69,7 +69,7 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     InterruptedTrainingError (Ctrl-C) `resume` goes on.
     """
     RunFolder.check_free(out)
-    resolved = resolve(request, environment)
+    resolved = resolve(request, environment, progress)
     data = _open(request, environment, progress)
     request, why = _settle(request, data, resolved)
     if request.compare_scratch and not data.of("val"):
@@ -117,7 +117,7 @@ def resume(out: Path, environment: Environment, progress: Progress, *, devices: 
         if run.is_complete:
             return _with_twin(run.read("result"), request, run, environment, progress)
         record = run.read_model()
-        resolved = resolve(request, environment)
+        resolved = resolve(request, environment, progress)
         if resolved.record(data.classes, head_options(resolved, request)).weights_sha256 != record.weights_sha256:
             raise RunError(f"pretrained weights have changed since {out} began; start a new run")
         find_accelerator(request.device, request.devices)
@@ -189,7 +189,7 @@ def _take_part(seat: Seat, out: Path, plugins: set[str], cache: Path, mirror: st
     """One of several processes takes the run in `out` to its end; what it needs comes from the run's records."""
     environment = Environment(catalogue=Catalogue.installed(plugins), cache=cache, mirror=mirror)
     request, data = _read_records(RunFolder.open(out))
-    resolved = resolve(request, environment)
+    resolved = resolve(request, environment, progress)
     threads = request.threads or max(1, available_threads() // seat.world)
     fabric = join(seat, device=request.device, threads=threads)
     run = SharedRun(out, fabric)

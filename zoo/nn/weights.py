@@ -1,61 +1,18 @@
-"""Pretrained weights: found, verified, loaded strictly. Never random weights in their place."""
+"""Files of weights into modules: strictly, or not at all. Never random weights in their place."""
 
 from __future__ import annotations
 
 import pickle
 import warnings
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.parse import urlparse
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zoo.artifacts.files import sha256_file
 from zoo.errors import WeightsError
-from zoo.specs import WeightsSpec
-
-
-def fetch_weights(spec: WeightsSpec, cache: Path, mirror: str | None = None) -> Path:
-    """The file of a pretrained set, digest verified: from a package, from `cache/weights`, or downloaded there.
-
-    `mirror` replaces everything before the file name of an http(s) URL. Raises WeightsError where the file cannot be
-    had or its digest is wrong.
-    """
-    if spec.url.startswith("package:"):
-        package, _, inner = spec.url.removeprefix("package:").partition("/")
-        path = Path(str(files(package) / inner))
-    else:
-        path = cache / "weights" / Path(urlparse(spec.url).path).name
-        if not path.is_file():
-            _download(spec, path, mirror)
-    if not path.is_file():
-        raise WeightsError(f"weights {spec.tag!r} not found: {path}; reinstall the plugin")
-    digest = sha256_file(path)
-    if not digest.startswith(spec.sha256):
-        raise WeightsError(
-            f"weights {spec.tag!r} are damaged: {path} has sha256 {digest[:16]}..., expected {spec.sha256[:16]}; "
-            "delete the file and fetch it again"
-        )
-    return path
-
-
-def _download(spec: WeightsSpec, path: Path, mirror: str | None) -> None:
-    url = f"{mirror.rstrip('/')}/{path.name}" if mirror else spec.url
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=spec.sha256, progress=False)
-    except (URLError, OSError) as error:
-        raise WeightsError(
-            f"cannot download weights {spec.tag!r}: {url} ({error}); "
-            f"put the file at {path}, or give your own with --weights FILE"
-        ) from None
-    except RuntimeError as error:  # torch's word for a digest that does not fit
-        raise WeightsError(f"wrong file downloaded: {url} ({error}); try again or use another mirror") from None
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
