@@ -21,6 +21,9 @@ from zoo.progress import Silent
 
 # A developer's own tracking server is not where the runs of tests belong.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+# Nor are a developer's own settings.
+os.environ["ZOO_CONFIG"] = os.devnull
+os.environ.pop("ZOO_REGISTRY", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

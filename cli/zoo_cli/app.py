@@ -26,6 +26,7 @@ from zoo_cli.commands import (
     show,
     weights,
 )
+from zoo_cli.settings import add_registries
 
 app = typer.Typer(
     name="zoo",
@@ -47,8 +48,13 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    registry: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE|URL", help="A registry.json beside Zoo's own; may be given several times."),
+    ] = None,
 ) -> None:
     del version
+    add_registries(registry or [])
 
 
 for module in (

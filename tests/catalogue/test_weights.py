@@ -69,6 +69,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that no other test fills."""
+    return tmp_path_factory.mktemp("own_cache")
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as running:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
-from zoo.catalogue.registry import read_registry
-from zoo.errors import PluginError, UsageError, did_you_mean
+from zoo.catalogue.registry import declared_weights, packaged_registry
+from zoo.errors import PluginError, UsageError, ZooError, did_you_mean
 from zoo.plugins import Plugin, load_plugins
 from zoo.specs import BackboneSpec, HeadSpec, WeightsSpec
 
@@ -38,20 +40,52 @@ class HeadEntry:
 
 
 class Catalogue:
-    """The installed plugins, and look-ups that fail with a useful word."""
+    """The installed plugins, and look-ups that fail with a useful word.
 
-    def __init__(self, plugins: Sequence[Plugin]) -> None:
+    Registries beside the packaged one add weights to installed backbones, and other addresses to weights of the same
+    digest; of several, later ones overrule earlier ones.
+    """
+
+    def __init__(self, plugins: Sequence[Plugin], registries: Sequence[dict[str, Any]] = ()) -> None:
         self.plugins = plugins
+        self.registries = registries
 
     @classmethod
-    def installed(cls, only: Collection[str] | None = None) -> Catalogue:
-        """The catalogue of this environment, narrowed to the plugins in `only`."""
-        return cls(load_plugins(only))
+    def installed(cls, only: Collection[str] | None = None, registries: Sequence[dict[str, Any]] = ()) -> Catalogue:
+        """The catalogue of this environment, narrowed to the plugins in `only`, with registries beside Zoo's own."""
+        return cls(load_plugins(only), registries)
+
+    @property
+    def recipe(self) -> tuple[set[str], Sequence[dict[str, Any]]]:
+        """What `installed` needs to make this catalogue in another process."""
+        return {plugin.name for plugin in self.plugins if plugin.status != "blocked"}, self.registries
 
     @property
     def backbones(self) -> list[BackboneEntry]:
         """Every listed backbone, by plugin, then in the plugin's order."""
-        return [BackboneEntry(plugin, spec) for plugin in self.plugins for spec in plugin.backbones]
+        return [self._entry(plugin, spec) for plugin in self.plugins for spec in plugin.backbones]
+
+    def _entry(self, plugin: Plugin, spec: BackboneSpec) -> BackboneEntry:
+        """The backbone with what registries know of its weights."""
+        entry = BackboneEntry(plugin, spec)
+        known = {weights.tag: weights for weights in spec.weights}
+        for added in self._added_weights.get(entry.id, []):
+            own = known.get(added.tag)
+            if own is not None and own.sha256[:8] != added.sha256[:8]:
+                raise ZooError(
+                    f"registry names another file for {entry.id}@{added.tag}: sha256 {added.sha256[:16]}, not "
+                    f"{own.sha256[:16]}; give it a tag of its own"
+                )
+            known[added.tag] = added
+        return replace(entry, spec=replace(spec, weights=tuple(known.values()))) if known else entry
+
+    @cached_property
+    def _added_weights(self) -> dict[str, list[WeightsSpec]]:
+        added: dict[str, list[WeightsSpec]] = {}
+        for registry in self.registries:
+            for name, weights in declared_weights(registry).items():
+                added.setdefault(name, []).extend(weights)
+        return added
 
     @property
     def heads(self) -> list[HeadEntry]:
@@ -108,12 +142,13 @@ class Catalogue:
             if plugin.status == "ok" and plugin_name in ("", plugin.name):
                 spec = _ask(plugin, short)
                 if spec is not None:
-                    return BackboneEntry(plugin, spec)
+                    return self._entry(plugin, spec)
         raise UsageError(f"unknown backbone: {bare!r}; {self._hint(bare)}")
 
     def _hint(self, bare: str) -> str:
         installed = [entry.id for entry in self.backbones]
-        for known in read_registry()["backbones"]:
+        registries = (packaged_registry(), *self.registries)
+        for known in (known for registry in registries for known in registry["backbones"]):
             if bare in (known["id"], known["id"].partition("/")[2]) and known["id"] not in installed:
                 return f"it comes with the distribution {known['distribution']!r}: install that"
         names = installed + [entry.spec.name for entry in self.backbones]

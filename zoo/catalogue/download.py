@@ -16,6 +16,7 @@ from zoo.artifacts.files import sha256_file
 from zoo.errors import ZooError
 from zoo.progress import Progress
 
+_AGENT = {"User-Agent": f"zoo/{__version__}"}
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30
 _ATTEMPTS = 4
@@ -48,6 +49,18 @@ def download(url: str, path: Path, *, sha256: str, progress: Progress) -> None:
         part.replace(path)
 
 
+def read_url(url: str) -> bytes:
+    """What a small http(s) or file URL gives. Raises DownloadError."""
+    try:
+        with urlopen(Request(url, headers=_AGENT), timeout=_TIMEOUT_SECONDS) as answer:
+            content: bytes = answer.read()
+            return content
+    except HTTPError as error:
+        raise DownloadError(f"{url}: {error.code} {error.reason}") from None
+    except (URLError, OSError, HTTPException, ValueError) as error:
+        raise DownloadError(f"{url}: {getattr(error, 'reason', None) or error}") from None
+
+
 def is_being_fetched(path: Path) -> bool:
     """Whether some process is fetching this file now."""
     try:
@@ -74,7 +87,7 @@ def _fetch(url: str, part: Path, progress: Progress) -> None:
 def _go_on(url: str, part: Path, progress: Progress) -> None:
     """One attempt. Raises OSError where the connection ends too early."""
     have = part.stat().st_size if part.is_file() else 0
-    headers = {"User-Agent": f"zoo/{__version__}", **({"Range": f"bytes={have}-"} if have else {})}
+    headers = {**_AGENT, **({"Range": f"bytes={have}-"} if have else {})}
     try:
         answer = urlopen(Request(url, headers=headers), timeout=_TIMEOUT_SECONDS)
     except HTTPError as error:

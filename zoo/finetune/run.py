@@ -167,8 +167,8 @@ def _finish(
 ) -> dict[str, Any]:
     """Takes a run whose records are written to its end, here or in several processes, and gives its result record."""
     if request.devices > 1:
-        names = {plugin.name for plugin in environment.catalogue.plugins if plugin.status != "blocked"}
-        in_processes(request.devices, _take_part, run.path, names, environment.cache, environment.mirror, progress)
+        recipe = environment.catalogue.recipe
+        in_processes(request.devices, _take_part, run.path, recipe, environment.cache, environment.mirror, progress)
         return run.read("result")
     job = Job(
         request=request,
@@ -185,9 +185,16 @@ def _finish(
     return _train(job)
 
 
-def _take_part(seat: Seat, out: Path, plugins: set[str], cache: Path, mirror: str | None, progress: Progress) -> None:
+def _take_part(
+    seat: Seat,
+    out: Path,
+    recipe: tuple[set[str], Sequence[dict[str, Any]]],
+    cache: Path,
+    mirror: str | None,
+    progress: Progress,
+) -> None:
     """One of several processes takes the run in `out` to its end; what it needs comes from the run's records."""
-    environment = Environment(catalogue=Catalogue.installed(plugins), cache=cache, mirror=mirror)
+    environment = Environment(catalogue=Catalogue.installed(*recipe), cache=cache, mirror=mirror)
     request, data = _read_records(RunFolder.open(out))
     resolved = resolve(request, environment, progress)
     threads = request.threads or max(1, available_threads() // seat.world)

@@ -35,6 +35,8 @@ class Plugin:
     module: str
     status: Literal["ok", "broken", "blocked"]
     error: str | None = None
+    summary: str = ""
+    """The first line of its module's docstring."""
     backbones: Sequence[BackboneSpec] = ()
     heads: Sequence[HeadSpec] = ()
     hooks: Any = None
@@ -75,20 +77,21 @@ def _load(name: str, points: list[EntryPoint], only: Collection[str] | None) -> 
         return Plugin(**facts, status="broken", error=error)
     try:
         check_name(name, "plugin")
-        hooks = _try_alone(points[0])
+        module = points[0].load()
+        hooks = _try_alone(name, module)
         backbones = _collect(hooks.zoo_backbones(), BackboneSpec, "zoo_backbones")
         heads = _collect(hooks.zoo_heads(), HeadSpec, "zoo_heads")
     # SystemExit too: a module that calls sys.exit() on import must not end the command that looks at it.
     except (Exception, SystemExit) as error:
         return Plugin(**facts, status="broken", error=_one_line(error))
-    return Plugin(**facts, status="ok", backbones=backbones, heads=heads, hooks=hooks)
+    summary = (module.__doc__ or "").strip().partition("\n")[0]
+    return Plugin(**facts, status="ok", summary=summary, backbones=backbones, heads=heads, hooks=hooks)
 
 
-def _try_alone(point: EntryPoint) -> Any:
-    module = point.load()
+def _try_alone(name: str, module: Any) -> Any:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    manager.register(module, name=point.name)
+    manager.register(module, name=name)
     implemented = [name for name in dir(module) if manager.parse_hookimpl_opts(module, name) is not None]
     for name in implemented:
         if name not in _HOOKS:
@@ -96,7 +99,7 @@ def _try_alone(point: EntryPoint) -> Any:
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_HOOKS)}"
             raise LookupError(f"unknown hook {name!r}; {hint}")
     if not implemented:
-        raise LookupError(f"no hook in {point.value}; mark functions with @zoo.hookspecs.hookimpl")
+        raise LookupError(f"no hook in {module.__name__}; mark functions with @zoo.hookspecs.hookimpl")
     return manager.hook
 
 

@@ -10,7 +10,7 @@ import typer
 from zoo.errors import PluginError
 from zoo_cli.command import command
 from zoo_cli.render import Output
-from zoo_cli.settings import catalogue
+from zoo_cli.settings import catalogue, plugins
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,7 +35,7 @@ def _list(out: Output) -> None:
             "heads": len(plugin.heads),
             "follows_runs": plugin.follows_runs,
         }
-        for plugin in catalogue().plugins
+        for plugin in plugins()
     ]
     out.result(
         rows,
@@ -97,7 +97,7 @@ def _new(
     """Write the package of a new plugin: it installs, passes its tests and trains as it is."""
     from zoo.plugins.scaffold import scaffold
 
-    made = scaffold(name, folder, taken=[plugin.name for plugin in catalogue().plugins])
+    made = scaffold(name, folder, taken=[plugin.name for plugin in plugins()])
     files = sorted(str(path.relative_to(made)) for path in made.rglob("*") if path.is_file())
 
     def words() -> None:

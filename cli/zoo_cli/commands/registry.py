@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -39,13 +38,8 @@ def _write(out: Output, path: Registry = Path("registry.json"), distribution: Di
 
 def _check(out: Output, path: Registry = Path("registry.json"), distribution: Distribution = "zoo") -> None:
     """Check a registry against its schema and against the installed plugins."""
-    from zoo.catalogue.registry import build_registry, validate
+    from zoo.catalogue.registry import build_registry, read_registry
 
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ZooError(f"cannot read the registry: {path} ({error})") from None
-    validate(value, str(path))
-    if value != build_registry(catalogue().plugins, distribution):
+    if read_registry(path) != build_registry(catalogue().plugins, distribution):
         raise ZooError(f"registry is out of date: {path}; write it again with `zoo registry write {path}`")
     out.result({"path": str(path), "ok": True}, lambda: out.line(f"{path}: fits the schema and the installed plugins"))
