@@ -27,9 +27,14 @@ os.environ.pop("ZOO_REGISTRY", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keeps all but the tests of a GPU on the CPU, whose numbers they compare."""
+    """Keeps all but the tests of a GPU on the CPU, whose numbers they compare, and workers of xdist apart."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        # A processor for each: threads of two workers on the same processors wait for each other most of the time.
+        processors = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {processors[int(worker.removeprefix("gw")) % len(processors)]})
 
 
 SHARED = Path(os.environ.get("ZOO_SHARED", Path(__file__).parents[2] / "shared"))

@@ -65,6 +65,15 @@ class Catalogue:
         """Every listed backbone, by plugin, then in the plugin's order."""
         return [self._entry(plugin, spec) for plugin in self.plugins for spec in plugin.backbones]
 
+    @property
+    def directory(self) -> dict[str, dict[str, Any]]:
+        """The plugins one can install, by name, as registries list them."""
+        return {
+            plugin["name"]: plugin
+            for registry in (packaged_registry(), *self.registries)
+            for plugin in registry["plugins"]
+        }
+
     def _entry(self, plugin: Plugin, spec: BackboneSpec) -> BackboneEntry:
         """The backbone with what registries know of its weights."""
         entry = BackboneEntry(plugin, spec)
