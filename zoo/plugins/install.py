@@ -83,7 +83,7 @@ def install(packages: Sequence[Package], progress: Progress) -> None:
         kept = {name: _back_up(distribution(name), Path(folder) / name) for name in replaced}
         task.advance(1)
         try:
-            _pip("install", "--no-deps", "--no-index", *(package.wheel for package in packages))
+            _pip("install", "--no-deps", "--no-index", "--force-reinstall", *(package.wheel for package in packages))
             task.advance(1)
             after = _works()
         except BaseException:
