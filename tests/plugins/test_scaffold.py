@@ -45,7 +45,9 @@ def test_its_code_is_in_order(zoo: Zoo, tmp_path: Path) -> None:
     isolated = ["--isolated", "--no-cache", "--line-length", "120"]  # as a stranger's, not by the rules of Zoo's own
     for command in (["check", "--select", "E,F,W,I,UP,B"], ["format", "--check"]):
         package = tmp_path / "zoo-mynet"
-        done = subprocess.run(["ruff", *command, *isolated], cwd=package, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, *isolated], cwd=package, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
 
