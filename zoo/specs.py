@@ -48,6 +48,11 @@ class ImageInput:
     mirror: bool = True
     """Whether a mirrored image keeps its meaning: decides if training may flip. False for glyphs."""
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ImageInput:
+        """The input in `value`, as `dataclasses.asdict` and JSON left it."""
+        return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
+
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
             raise ValueError(f"input size: {self.height}x{self.width}; must be positive")
@@ -102,6 +107,11 @@ class WeightsSpec:
     num_classes: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Source-task metrics as fractions, e.g. {"acc@1": 0.698}."""
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> WeightsSpec:
+        """The weights in `value`, as `dataclasses.asdict` and JSON left it."""
+        return cls(**{**value, "input": ImageInput.from_json(value["input"])})
 
     def __post_init__(self) -> None:
         check_name(self.tag, "weights tag")

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from zoo.hookspecs import hookimpl
-from zoo.specs import BackboneSpec, ImageInput, StageSpec, WeightsSpec
+from zoo.specs import BackboneSpec, StageSpec, WeightsSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +25,7 @@ def zoo_backbones() -> list[BackboneSpec]:
 
 def _spec(entry: dict[str, Any]) -> BackboneSpec:
     name = entry["name"]
-    weights = [_weights(facts) for facts in entry["weights"]]
+    weights = [WeightsSpec.from_json(facts) for facts in entry["weights"]]
     return BackboneSpec(
         name=name,
         family=entry["family"],
@@ -38,12 +38,6 @@ def _spec(entry: dict[str, Any]) -> BackboneSpec:
         weights=tuple(weights),
         input=weights[0].input,
     )
-
-
-def _weights(facts: dict[str, Any]) -> WeightsSpec:
-    image = facts["input"]
-    spec = ImageInput(**{**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])})
-    return WeightsSpec(**{**facts, "input": spec})
 
 
 def _build_module(name: str) -> nn.Module:

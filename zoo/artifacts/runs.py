@@ -50,10 +50,8 @@ class ModelRecord:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ModelRecord:
         """The record in `value`, as `dataclasses.asdict` and JSON left it."""
-        spec = dict(value["input"])
-        spec["mean"], spec["std"] = tuple(spec["mean"]), tuple(spec["std"])
         lists = {name: tuple(value[name]) for name in ("classes", "taps") if name in value}
-        return cls(**{**value, **lists, "input": ImageInput(**spec)})
+        return cls(**{**value, **lists, "input": ImageInput.from_json(value["input"])})
 
 
 class RunFolder:

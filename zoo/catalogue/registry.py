@@ -13,7 +13,7 @@ from typing import Any
 
 from zoo.errors import ZooError
 from zoo.plugins import Plugin
-from zoo.specs import BackboneSpec, ImageInput, WeightsSpec
+from zoo.specs import BackboneSpec, WeightsSpec
 
 SCHEMA = 1
 _BLANK = " \t\r\n"
@@ -59,7 +59,9 @@ def validate(value: object, name: str, text: str | None = None) -> None:
 
 def declared_weights(registry: dict[str, Any]) -> dict[str, list[WeightsSpec]]:
     """The pretrained weights a registry declares, by the id of their backbone."""
-    return {entry["id"]: [_weights_spec(facts) for facts in entry["weights"]] for entry in registry["backbones"]}
+    return {
+        entry["id"]: [WeightsSpec.from_json(facts) for facts in entry["weights"]] for entry in registry["backbones"]
+    }
 
 
 def build_registry(plugins: Sequence[Plugin], distribution: str) -> dict[str, Any]:
@@ -98,12 +100,6 @@ def _weights(spec: WeightsSpec) -> dict[str, Any]:
     # Through JSON, so that what is built equals what is read back (tuples become lists).
     value: dict[str, Any] = json.loads(json.dumps({**asdict(spec), "metrics": dict(spec.metrics)}))
     return value
-
-
-def _weights_spec(facts: dict[str, Any]) -> WeightsSpec:
-    image = facts["input"]
-    spec = ImageInput(**{**image, "mean": tuple(image["mean"]), "std": tuple(image["std"])})
-    return WeightsSpec(**{**facts, "input": spec})
 
 
 def _line(text: str, path: Sequence[str | int]) -> int:
