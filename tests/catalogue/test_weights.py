@@ -248,7 +248,7 @@ def test_pruning_asks_first(zoo: Zoo, cache: Path, monkeypatch: pytest.MonkeyPat
     file = cache / "weights" / "00000000" / "old.pth"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"x")
-    with open(os.devnull) as nothing:  # noqa: PTH123
+    with Path(os.devnull).open() as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
         refused = zoo("weights", "prune")
     assert refused.returncode != 0
