@@ -65,21 +65,28 @@ def main() -> None:
     parser.add_argument("--weights", required=True)
     parser.add_argument("--input-size", default="224")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cells", type=Path, help="a file of finished runs, to go on from")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder) / "cache"
+        cache, log = Path(folder) / "cache", arguments.cells or Path(folder) / "cells.jsonl"
+        done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         _write_shifts(arguments.data, cache, Path(folder))
         for way, words in _RUNS.items():
-            found: dict[str, list[float]] = {shift: [] for shift in _SHIFTS}
+            cells = []
             for seed in range(arguments.seeds):
-                run = Path(folder) / f"{way}-{seed}"
-                command = [arguments.data, "--backbone", arguments.backbone, "--weights", arguments.weights, *words]
-                finetune([*command, "--input-size", arguments.input_size, "--seed", str(seed)], cache, out=run)
-                for shift in _SHIFTS:
-                    found[shift].append(_accuracy(run, Path(folder) / shift))
-            means = {shift: statistics.mean(values) for shift, values in found.items()}
+                name = {"way": way, "seed": seed, "data": arguments.data, "input_size": arguments.input_size}
+                cell = next((cell for cell in done if name.items() <= cell.items()), None)
+                if cell is None:
+                    run = Path(folder) / f"{way}-{seed}"
+                    command = [arguments.data, "--backbone", arguments.backbone, "--weights", arguments.weights, *words]
+                    finetune([*command, "--input-size", arguments.input_size, "--seed", str(seed)], cache, out=run)
+                    cell = {**name, **{shift: _accuracy(run, Path(folder) / shift) for shift in _SHIFTS}}
+                    with log.open("a") as file:
+                        file.write(json.dumps(cell) + "\n")
+                cells.append(cell)
+            means = {shift: statistics.mean(cell[shift] for cell in cells) for shift in _SHIFTS}
             shifted = statistics.mean(value for shift, value in means.items() if shift != "clean")
             rows.append({"way": way, "seeds": arguments.seeds, **means, "mean of shifts": shifted})
     report(rows, arguments.out)
