@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zoo_cli.command import command
 from zoo_cli.render import Output, count, percent
 from zoo_cli.settings import catalogue
+
+if TYPE_CHECKING:
+    from zoo.specs import WeightsSpec
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,12 +24,20 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(group)
 
 
+License = Annotated[
+    str | None,
+    typer.Option("--license", metavar="NAME|permissive", help="Only weights of this licence, or a permissive one."),
+]
 Filter = Annotated[str | None, typer.Argument(metavar="TEXT", help="Only names that contain this.")]
 
 
-def _backbones(out: Output, text: Filter = None) -> None:
+def _backbones(out: Output, text: Filter = None, license_: License = None) -> None:
     """List the backbones of the installed plugins."""
-    found = [entry for entry in catalogue().backbones if (text or "") in entry.id]
+    found = [
+        entry
+        for entry in catalogue().backbones
+        if (text or "") in entry.id and (license_ is None or _licensed(entry.spec.weights, license_))
+    ]
     rows: list[dict[str, Any]] = [
         {
             "backbone": entry.id,
@@ -35,7 +47,7 @@ def _backbones(out: Output, text: Filter = None) -> None:
             "params": entry.spec.params,
             "macs": entry.spec.macs,
             "input_size": entry.spec.input.height,
-            "weights": [weights.tag for weights in entry.spec.weights],
+            "weights": [weights.tag for weights in _licensed(entry.spec.weights, license_)],
         }
         for entry in found
     ]
@@ -83,7 +95,7 @@ def _heads(out: Output, text: Filter = None) -> None:
     )
 
 
-def _weights(out: Output, text: Filter = None) -> None:
+def _weights(out: Output, text: Filter = None, license_: License = None) -> None:
     """List the pretrained weights of the installed backbones."""
     rows: list[dict[str, Any]] = [
         {
@@ -95,7 +107,7 @@ def _weights(out: Output, text: Filter = None) -> None:
             "sha256": weights.sha256,
         }
         for entry in catalogue().backbones
-        for weights in entry.spec.weights
+        for weights in _licensed(entry.spec.weights, license_)
         if (text or "") in f"{entry.id}@{weights.tag}"
     ]
     out.result(
@@ -108,6 +120,12 @@ def _weights(out: Output, text: Filter = None) -> None:
             ],
         ),
     )
+
+
+def _licensed(weights: Sequence[WeightsSpec], wanted: str | None) -> list[WeightsSpec]:
+    from zoo.catalogue.licenses import has_license
+
+    return [each for each in weights if has_license(each.license, wanted)]
 
 
 def _plain(value: Any) -> Any:
