@@ -41,6 +41,11 @@ def _fit(train: Labelled, val: Labelled | None, **options: Any) -> LinearFit:
         )
 
 
+def _head(hidden: bool) -> torch.nn.Module:
+    layers = [torch.nn.Linear(20, 16), torch.nn.ReLU(), torch.nn.Linear(16, CLASSES)]
+    return torch.nn.Sequential(*layers).double() if hidden else torch.nn.Linear(20, CLASSES).double()
+
+
 def test_all_strengths_at_once_are_what_scikit_learn_finds_one_by_one() -> None:
     features, labels = _blobs(30, 1)
     weights = torch.ones(len(L2_GRID), len(labels), dtype=torch.float64)
@@ -168,8 +173,7 @@ def test_balance_makes_rare_classes_count_as_much(hidden: bool, held_out: bool) 
     recall = {}
     for balance in (False, True):
         torch.manual_seed(0)
-        layers = [torch.nn.Linear(20, 16), torch.nn.ReLU(), torch.nn.Linear(16, CLASSES)]
-        head = torch.nn.Sequential(*layers).double() if hidden else torch.nn.Linear(20, CLASSES).double()
+        head = _head(hidden)
         fit_head(
             head,
             train=_one_view((features[kept], labels[kept])),
@@ -293,8 +297,7 @@ def test_views_make_a_head_indifferent_to_what_they_vary(hidden: bool) -> None:
     losses = []
     for views in (1, 6):
         torch.manual_seed(0)
-        layers = [torch.nn.Linear(20, 16), torch.nn.ReLU(), torch.nn.Linear(16, CLASSES)]
-        head = torch.nn.Sequential(*layers).double() if hidden else torch.nn.Linear(20, CLASSES).double()
+        head = _head(hidden)
         fit_head(
             head,
             train=_seen_in_views(train, views, spread=3),

@@ -77,8 +77,10 @@ class Catalogue:
     def _entry(self, plugin: Plugin, spec: BackboneSpec) -> BackboneEntry:
         """The backbone with what registries know of its weights."""
         entry = BackboneEntry(plugin, spec)
+        if entry.id not in self._added_weights:
+            return entry
         known = {weights.tag: weights for weights in spec.weights}
-        for added in self._added_weights.get(entry.id, []):
+        for added in self._added_weights[entry.id]:
             own = known.get(added.tag)
             if own is not None and own.sha256[:8] != added.sha256[:8]:
                 raise ZooError(
@@ -86,7 +88,7 @@ class Catalogue:
                     f"{own.sha256[:16]}; give it a tag of its own"
                 )
             known[added.tag] = added
-        return replace(entry, spec=replace(spec, weights=tuple(known.values()))) if known else entry
+        return replace(entry, spec=replace(spec, weights=tuple(known.values())))
 
     @cached_property
     def _added_weights(self) -> dict[str, list[WeightsSpec]]:

@@ -62,8 +62,9 @@ def prepared(requirement: str, *, source_too: bool, progress: Progress) -> Itera
         wheels = Path(folder) / "wheels"
         wheels.mkdir()
         for item in found:
-            facts = item["metadata"]
-            exact = requirement if item.get("is_direct") else f"{facts['name']}=={facts['version']}"
+            exact = f"{item['metadata']['name']}=={item['metadata']['version']}"
+            if item["is_direct"]:  # from a file, folder or address: what was asked for, or what that names itself
+                exact = requirement if item["requested"] else item["download_info"]["url"]
             _pip("wheel", "--no-deps", "--wheel-dir", wheels, *kinds, exact)
         task.advance(1)
         packages = [look_into(wheel) for wheel in sorted(wheels.iterdir())]
