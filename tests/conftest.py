@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import make_folder
+from safetensors.torch import save_file
 from zoo_cli.app import main
 
 from zoo.catalogue import Catalogue
@@ -56,6 +58,15 @@ def environment(cache: Path) -> Environment:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes, 12 training and 8 test images each."""
     return make_folder(tmp_path_factory.mktemp("data") / "shapes", 12, 8)
+
+
+@pytest.fixture(scope="session")
+def vit_weights(tmp_path_factory: pytest.TempPathFactory, environment: Environment) -> Path:
+    """Weights for `timm/test_vit`, a transformer of 0.3 M parameters."""
+    path = tmp_path_factory.mktemp("weights") / "test_vit.safetensors"
+    torch.manual_seed(0)
+    save_file(environment.catalogue.find_backbone("timm/test_vit")[0].spec.build().state_dict(), path)
+    return path
 
 
 @pytest.fixture(scope="session")

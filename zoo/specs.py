@@ -17,6 +17,8 @@ Layout = Literal["NCHW", "NHWC", "NTC"]
 Needs = Literal["embedding", "stages", "tokens"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*\Z")
+_BACKBONE = re.compile(r"[a-z0-9][A-Za-z0-9_.:/-]*\Z")
+"""Names of hubs have more in them: `hf-hub:OWNER/Name`."""
 _SHA256 = re.compile(r"[0-9a-f]{8}([0-9a-f]{56})?\Z")
 
 
@@ -99,14 +101,17 @@ class WeightsSpec:
     tag: str
     url: str
     """http(s) or file URL, or `package:NAME/PATH` for a file that an installed package ships."""
-    sha256: str
-    """All 64 hexadecimal digits, or the first 8 where the publisher gives only those."""
+    sha256: str | None
+    """All 64 hexadecimal digits, or the first 8 where the publisher gives only those; None where it gives none: then
+    the file that is fetched first is kept to."""
     pretrained_on: str
     license: str
     input: InputSpec
     num_classes: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Source-task metrics as fractions, e.g. {"acc@1": 0.698}."""
+    file_name: str | None = None
+    """What the file is called in caches and on mirrors, where the last part of `url` does not tell it from others."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> WeightsSpec:
@@ -115,7 +120,7 @@ class WeightsSpec:
 
     def __post_init__(self) -> None:
         check_name(self.tag, "weights tag")
-        if not _SHA256.match(self.sha256):
+        if self.sha256 is not None and not _SHA256.match(self.sha256):
             raise ValueError(f"sha256 of {self.tag}: {self.sha256!r}; 64 (or the first 8) hexadecimal digits")
         if self.num_classes < 0:
             raise ValueError(f"num_classes of {self.tag}: {self.num_classes}; 0 (no classifier) or more")
@@ -148,7 +153,8 @@ class BackboneSpec:
     """The input where no pretrained weights say otherwise (`scratch`, a weights file)."""
 
     def __post_init__(self) -> None:
-        check_name(self.name, "backbone")
+        if not isinstance(self.name, str) or not _BACKBONE.match(self.name):
+            raise ValueError(f"backbone name: {self.name!r}; use letters, digits, '_', '.', '-', ':' and '/'")
         for value, what in (
             (self.num_features, "num_features"),
             (self.params, "params"),

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from zoo.catalogue.weights import cached_weights, fetch_weights, weights_path
+from zoo.catalogue.weights import cached_weights, fetch_weights, remove_cached, weights_path
 from zoo.errors import WeightsError
 from zoo.finetune.resolve import Environment
 from zoo.progress import Silent
@@ -186,6 +186,25 @@ def test_a_damaged_file_is_never_used(spec: WeightsSpec, tmp_path: Path) -> None
     path.write_bytes(b"half a download")
     with pytest.raises(WeightsError, match=rf"weights 'imagenet1k_v1' are damaged: {path} has sha256"):
         _fetch(spec, tmp_path)
+
+
+def test_without_a_published_digest_the_first_file_is_kept_to(
+    server: Server, spec: WeightsSpec, tmp_path: Path
+) -> None:
+    spec = replace(spec, sha256=None, file_name="acme--net.safetensors")
+    path = _fetch(spec, tmp_path)
+    assert path.name == "acme--net.safetensors"
+    assert _fetch(spec, tmp_path) == path
+    assert [file.state for file in cached_weights(tmp_path, [], verify=True)] == ["ok"]
+    path.write_bytes(b"something else")
+    with pytest.raises(WeightsError, match=r"weights 'imagenet1k_v1' are damaged"):
+        _fetch(spec, tmp_path)
+    [file] = cached_weights(tmp_path, [], verify=True)
+    assert file.state == "damaged"
+    remove_cached(file)
+    assert not path.parent.exists()
+    server.content = b"the publisher made it anew"
+    assert _fetch(spec, tmp_path).read_bytes() == server.content
 
 
 KILLED = """

@@ -43,6 +43,8 @@ def test_frozen_stages_never_change(name: str, environment: Environment, tmp_pat
     stages = len(spec.stages)
     data = make_folder(tmp_path / "data", train=2, test=1)
     for strategy in STRATEGIES:
+        if STRATEGIES[strategy].adapters:
+            continue  # they change every stage, when they are merged: see test_adapters
         trains = STRATEGIES[strategy].trains_backbone
         request = FinetuneRequest(
             data=str(data),

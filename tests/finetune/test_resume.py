@@ -19,7 +19,7 @@ from helpers import without_seconds
 from zoo.artifacts.runs import RunFolder
 
 EPOCHS = "16"
-STRATEGIES = ("probe", "partial", "lp-ft", "gradual", "surgical", "full", "scratch")
+STRATEGIES = ("probe", "partial", "lp-ft", "gradual", "surgical", "lora", "full", "scratch")
 
 EVERYTHING = {
     "probe": (),
@@ -31,10 +31,16 @@ EVERYTHING = {
 }
 
 
-def _arguments(dataset: Path, strategy: str, out: Path) -> list[str]:
+@pytest.fixture
+def backbone(strategy: str, vit_weights: Path) -> tuple[str, ...]:
+    """One that the strategy is for."""
+    return ("timm/test_vit", "--weights", str(vit_weights)) if strategy == "lora" else ("tiny/glyphnet",)
+
+
+def _arguments(dataset: Path, strategy: str, out: Path, backbone: tuple[str, ...] = ("tiny/glyphnet",)) -> list[str]:
     steps = () if strategy == "probe" else ("--epochs", EPOCHS, "--patience", "0")
     return [
-        *("finetune", str(dataset), "--backbone", "tiny/glyphnet", "--strategy", strategy, *steps),
+        *("finetune", str(dataset), "--backbone", *backbone, "--strategy", strategy, *steps),
         *EVERYTHING.get(strategy, ()),
         *("--batch-size", "8", "--device", "cpu", "--threads", "1", "--hidden", "16"),
         *("--dropout", "0.3", "--checkpoint-seconds", "0.1", "--out", str(out), "--quiet"),
@@ -55,18 +61,25 @@ def _killed(arguments: list[str], out: Path, cache: Path, when: Callable[[], boo
     assert not RunFolder.open(out).is_complete
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy", [pytest.param(name, marks=pytest.mark.slow if name == "lora" else ()) for name in STRATEGIES]
+)
 def test_killed_and_resumed_is_bit_identical(
-    strategy: str, dataset: Path, cache: Path, tmp_path: Path, zoo: Callable[..., subprocess.CompletedProcess[str]]
+    strategy: str,
+    backbone: tuple[str, ...],
+    dataset: Path,
+    cache: Path,
+    tmp_path: Path,
+    zoo: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert zoo(*_arguments(dataset, strategy, whole)).returncode == 0
+    assert zoo(*_arguments(dataset, strategy, whole, backbone)).returncode == 0
     metrics = cut / "metrics.jsonl"
     if strategy == "probe":  # it takes no steps: killed as soon as its records are written
         _killed(_arguments(dataset, strategy, cut), cut, cache, (cut / "request.json").exists)
     else:
         _killed(
-            _arguments(dataset, strategy, cut),
+            _arguments(dataset, strategy, cut, backbone),
             cut,
             cache,
             # An evaluation an epoch: the gradual one is cut in its last phase, when all stages have been trained.
@@ -123,9 +136,9 @@ def test_changed_data_is_refused(
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_killed_three_times_at_random_is_bit_identical(
-    strategy: str, dataset: Path, cache: Path, tmp_path: Path
+    strategy: str, backbone: tuple[str, ...], dataset: Path, cache: Path, tmp_path: Path
 ) -> None:
-    """Seven strategies, three kills each, at any moment: while Python starts, in a race, in any phase, at the end."""
+    """Every strategy, three kills each, at any moment: while Python starts, in a race, in any phase, at the end."""
     environ, kills = {**os.environ, "ZOO_CACHE": str(cache)}, 0
     random = Random(f"kills of {strategy}")
     cut, whole = tmp_path / "cut", tmp_path / "whole"
@@ -138,7 +151,7 @@ def test_killed_three_times_at_random_is_bit_identical(
 
     def go_on() -> subprocess.Popen[bytes]:
         resumed = ("finetune", "--resume", "--out", str(cut), "--quiet")
-        return start(*(resumed if begun() else _arguments(dataset, strategy, cut)))
+        return start(*(resumed if begun() else _arguments(dataset, strategy, cut, backbone)))
 
     def check() -> None:
         assert (cut / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
@@ -146,7 +159,7 @@ def test_killed_three_times_at_random_is_bit_identical(
         shutil.rmtree(cut)
 
     began = time.monotonic()
-    assert start(*_arguments(dataset, strategy, whole)).wait() == 0
+    assert start(*_arguments(dataset, strategy, whole, backbone)).wait() == 0
     seconds = time.monotonic() - began
     while kills < 3:
         process = go_on()

@@ -82,10 +82,11 @@ class Catalogue:
         known = {weights.tag: weights for weights in spec.weights}
         for added in self._added_weights[entry.id]:
             own = known.get(added.tag)
-            if own is not None and own.sha256[:8] != added.sha256[:8]:
+            if own is not None and own.sha256 and (added.sha256 or "")[:8] != own.sha256[:8]:
+                given = (added.sha256 or "unknown")[:16]
                 raise ZooError(
-                    f"registry names another file for {entry.id}@{added.tag}: sha256 {added.sha256[:16]}, not "
-                    f"{own.sha256[:16]}; give it a tag of its own"
+                    f"registry names another file for {entry.id}@{added.tag}: sha256 {given}, not {own.sha256[:16]}; "
+                    "give it a tag of its own"
                 )
             known[added.tag] = added
         return replace(entry, spec=replace(spec, weights=tuple(known.values())))
@@ -145,15 +146,15 @@ class Catalogue:
         if found:
             ids = ", ".join(entry.id for entry in found)
             raise UsageError(f"backbone of several plugins: {bare!r}; give one of {ids}")
-        plugin_name, _, short = bare.rpartition("/")
-        for plugin in self.plugins:
-            if plugin_name == plugin.name and plugin.status != "ok":
-                reason = plugin.error or "it is left out by ZOO_PLUGINS"
-                raise PluginError(f"plugin {plugin.name!r} of {bare!r} cannot be used: {reason}")
-            if plugin.status == "ok" and plugin_name in ("", plugin.name):
-                spec = _ask(plugin, short)
-                if spec is not None:
-                    return self._entry(plugin, spec)
+        plugin_name, _, short = bare.partition("/")
+        # Asked only by its name: what answers may have to import much.
+        plugin = next((plugin for plugin in self.plugins if plugin.name == plugin_name), None)
+        if plugin is not None and plugin.status != "ok":
+            reason = plugin.error or "it is left out by ZOO_PLUGINS"
+            raise PluginError(f"plugin {plugin.name!r} of {bare!r} cannot be used: {reason}")
+        spec = _ask(plugin, short) if plugin is not None else None
+        if plugin is not None and spec is not None:
+            return self._entry(plugin, spec)
         raise UsageError(f"unknown backbone: {bare!r}; {self._hint(bare)}")
 
     def _hint(self, bare: str) -> str:
@@ -167,13 +168,19 @@ class Catalogue:
 
 
 def _ask(plugin: Plugin, name: str) -> BackboneSpec | None:
-    """What the plugin's `zoo_resolve_backbone` says. Raises PluginError where it raises or gives something else."""
+    """What the plugin's `zoo_resolve_backbone` says.
+
+    Raises the ZooError that it raises, and PluginError where it fails otherwise or gives something else.
+    """
     try:
         spec = plugin.hooks.zoo_resolve_backbone(plugin=plugin.name, name=name)
         if spec is not None and not isinstance(spec, BackboneSpec):
             raise TypeError(f"zoo_resolve_backbone gave {type(spec).__name__}: {spec!r:.80}; must be BackboneSpec")
+    except ZooError:
+        raise
     except Exception as error:
         raise PluginError(
-            f"plugin {plugin.name!r} ({plugin.source}) failed to resolve {name!r}: {type(error).__name__}: {error}"
+            f"plugin {plugin.name!r} ({plugin.source}) failed to resolve {name!r}: {type(error).__name__}: "
+            f"{' '.join(str(error).split()):.300}"
         ) from error
     return spec

@@ -99,6 +99,8 @@ def _backbone(plugin: Plugin, spec: BackboneSpec) -> dict[str, Any]:
 def _weights(spec: WeightsSpec) -> dict[str, Any]:
     # Through JSON, so that what is built equals what is read back (tuples become lists).
     value: dict[str, Any] = json.loads(json.dumps({**asdict(spec), "metrics": dict(spec.metrics)}))
+    if spec.file_name is None:
+        del value["file_name"]
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlparse
 
-from zoo.artifacts.files import sha256_file
+from zoo.artifacts.files import sha256_file, write_bytes
 from zoo.catalogue.catalogue import BackboneEntry
 from zoo.catalogue.download import LOCK, PART, DownloadError, download, is_being_fetched
 from zoo.errors import WeightsError
@@ -19,7 +20,9 @@ from zoo.specs import WeightsSpec
 
 _FOLDER = "weights"
 _SHORT = 8
-"""So many digits of its digest tell a file apart from others of its name."""
+"""So many digits of its digest, or its name's, tell a file apart from others."""
+_DIGEST = ".sha256"
+"""Beside a file whose publisher gives no digest: that of the file as it was first had."""
 
 
 def weights_path(spec: WeightsSpec, cache: Path) -> Path:
@@ -27,13 +30,16 @@ def weights_path(spec: WeightsSpec, cache: Path) -> Path:
     if spec.url.startswith("package:"):
         package, _, inner = spec.url.removeprefix("package:").partition("/")
         return Path(str(files(package) / inner))
-    return cache / _FOLDER / spec.sha256[:_SHORT] / Path(unquote(urlparse(spec.url).path)).name
+    name = spec.file_name or Path(unquote(urlparse(spec.url).path)).name
+    digest = spec.sha256 or hashlib.sha256((spec.file_name or spec.url).encode()).hexdigest()
+    return cache / _FOLDER / digest[:_SHORT] / name
 
 
 def fetch_weights(spec: WeightsSpec, cache: Path, *, mirror: str | None = None, progress: Progress) -> Path:
     """The file of a pretrained set, digest verified: from a package, from `cache/weights`, or downloaded there.
 
-    `mirror` replaces everything before the file name of a URL. Raises WeightsError where the file cannot be had or its
+    `mirror` replaces everything before the file name of a URL. Where the publisher gives no digest, that of the file as
+    it was first had is kept beside it, and holds from then on. Raises WeightsError where the file cannot be had or its
     digest is wrong.
     """
     path = weights_path(spec, cache)
@@ -42,16 +48,19 @@ def fetch_weights(spec: WeightsSpec, cache: Path, *, mirror: str | None = None, 
             raise WeightsError(f"weights {spec.tag!r} not found: {path}; reinstall the plugin")
         url = f"{mirror.rstrip('/')}/{path.name}" if mirror else spec.url
         try:
-            download(url, path, sha256=spec.sha256, progress=progress)
+            download(url, path, sha256=spec.sha256 or "", progress=progress)
         except DownloadError as error:
             raise WeightsError(
                 f"cannot download weights {spec.tag!r}: {error}; try again, give another mirror (ZOO_WEIGHTS_MIRROR), "
                 f"put the file at {path}, or give your own with --weights FILE"
             ) from None
-    digest = sha256_file(path)
-    if not digest.startswith(spec.sha256):
+    digest, expected = sha256_file(path), spec.sha256 or _kept_digest(path)
+    if expected is None:
+        write_bytes(_beside(path), digest.encode())
+        progress.say(f"weights {spec.tag!r} have no published digest; from now on they are those of sha256 {digest}")
+    elif not digest.startswith(expected):
         raise WeightsError(
-            f"weights {spec.tag!r} are damaged: {path} has sha256 {digest[:16]}..., expected {spec.sha256[:16]}; "
+            f"weights {spec.tag!r} are damaged: {path} has sha256 {digest[:16]}..., expected {expected[:16]}; "
             "delete the file and fetch it again"
         )
     return path
@@ -64,7 +73,7 @@ class CachedFile:
     path: Path
     bytes: int
     weights: str | None
-    """`<plugin>/<backbone>@<tag>`; None where no installed backbone declares it."""
+    """`<plugin>/<backbone>@<tag>`; None where no installed backbone that is listed declares it."""
     state: Literal["ok", "damaged", "unfinished", "unknown", "unverified"]
     """`unknown`: of no installed backbone; `unverified`: its digest was not asked for."""
 
@@ -78,22 +87,33 @@ def cached_weights(cache: Path, entries: Iterable[BackboneEntry], *, verify: boo
     }
     for path in sorted((cache / _FOLDER).glob("*/*")):
         finished = path.with_suffix("") if path.suffix == PART else path
-        if path.suffix == LOCK or (finished != path and is_being_fetched(finished)):
+        if path.suffix in (LOCK, _DIGEST) or (finished != path and is_being_fetched(finished)):
             continue
-        name, sha256 = declared.get(finished, (None, ""))
+        name, sha256 = declared.get(finished, (None, None))
         state: Literal["ok", "damaged", "unfinished", "unknown", "unverified"] = "unverified"
         if finished != path:
             state = "unfinished"
-        elif name is None:
+        elif name is None and _kept_digest(path) is None:  # without one it may be of a family too large to list
             state = "unknown"
         elif verify:
-            state = "ok" if sha256_file(path).startswith(sha256) else "damaged"
+            expected = sha256 or _kept_digest(path) or ""
+            state = "ok" if sha256_file(path).startswith(expected) else "damaged"
         yield CachedFile(path=path, bytes=path.stat().st_size, weights=name, state=state)
 
 
 def remove_cached(file: CachedFile) -> None:
     """Takes a file out of the cache."""
     file.path.unlink(missing_ok=True)
+    _beside(file.path).unlink(missing_ok=True)
     folder = file.path.parent
     if all(path.suffix == LOCK for path in folder.iterdir()):
         shutil.rmtree(folder)
+
+
+def _kept_digest(path: Path) -> str | None:
+    kept = _beside(path)
+    return kept.read_text(encoding="ascii") if kept.is_file() else None
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + _DIGEST)

@@ -30,11 +30,12 @@ from zoo.finetune.sources import Sources
 from zoo.finetune.surgical import relative_gradients
 from zoo.finetune.work import Work
 from zoo.metrics import calibration_error
+from zoo.nn.adapters import Adapters
 from zoo.nn.average import Weights, greedy_soup, interpolate
 from zoo.nn.batches import Source
 from zoo.nn.build import build_source_head
 from zoo.nn.calibrate import fit_temperature
-from zoo.nn.engine import deterministic, device_name, place
+from zoo.nn.engine import derive_seed, deterministic, device_name, place
 from zoo.nn.head_fit import fit_head
 from zoo.nn.inference import features, logits, score_logits
 from zoo.nn.linear import Labelled, log_shares
@@ -195,8 +196,9 @@ class Job(Work):
         began = time.monotonic()
         if self.plan.strategy.head_from_probe and not checkpoint.is_file():
             self._fit_head(taps=0, refit=False)
-        objective = self._objective()
         plan, others = self.plan, list[Weights]()
+        adapters = self._adapters()
+        objective = self._objective()
         if plan.strategy.surgical:
             scales = self.run.decide("relative gradients of stages", lambda: self._relative_gradients(objective))
             plan = replace(plan, stage_lrs=tuple(lr * scale for lr, scale in zip(plan.stage_lrs, scales, strict=True)))
@@ -225,11 +227,18 @@ class Job(Work):
         self.run.truncate_metrics(training.position.step if resumed else -1)
         training.run(self.progress)
         averages = self._average(training, others)
+        if adapters is not None:
+            adapters.merge()
         if plan.balance and training.splits.val and isinstance(self.model.head, nn.Linear):
             averages["balanced_head"] = self._fit_balanced_head(training)
         splits: dict[Split, Source | None] = {"val": training.splits.val, "test": training.splits.test}
         held_out = {split: logits(self.model, source, fabric=self.fabric) for split, source in splits.items() if source}
         return _Outcome(plan=plan, position=training.position, held_out=held_out, fitted=("train",), averages=averages)
+
+    def _adapters(self) -> Adapters | None:
+        """Adapters on the model, where the strategy trains these in place of its weights."""
+        kind, seed = self.plan.strategy.adapters, derive_seed(self.request.seed, "adapters")
+        return Adapters(self.model, kind=kind, rank=self.plan.rank, seed=seed) if kind else None
 
     def _record(self, row: Mapping[str, Any]) -> None:
         self.run.append_metrics(row)

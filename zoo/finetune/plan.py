@@ -26,6 +26,8 @@ _PROBE_IMAGES = 1_000
 """A probe takes augmented views of its images as long as they are no more images than these: where they help most, and
 take seconds."""
 _MOST_PROBE_VIEWS = 4
+_RANK = 8
+"""Of adapters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,8 @@ class Plan:
     stage_lrs: tuple[float, ...]
     head_lr: float
     stages: tuple[StageSpec, ...]
+    rank: int
+    """Of adapters, where the strategy has some."""
     average: bool
     """Evaluate, and keep, moving averages of the weights."""
     interpolate: bool
@@ -114,14 +118,23 @@ class Plan:
         """Steps before the phase of this number."""
         return sum(before.epochs for before in self.phases[:phase]) * self.steps_per_epoch
 
-    def groups(self, stage_params: Sequence[int], pool_params: int, head_params: int) -> list[Group]:
-        """The parts of the network, bottom to top, with their parameter counts; the pool where it has parameters."""
-        rows = [
-            Group(name=f"stage {number}", params=params, frozen=number < self.freeze_stages, lr=lr)
-            for number, (params, lr) in enumerate(zip(stage_params, self.stage_lrs, strict=True))
-        ]
+    def groups(
+        self,
+        stage_params: Sequence[int],
+        pool_params: int,
+        head_params: int,
+        adapter_params: Sequence[int] | None = None,
+    ) -> list[Group]:
+        """The parts of the network, bottom to top, with their parameter counts; the pool where it has parameters, and,
+        in place of the backbone's own, those of the adapters in each stage where these are trained."""
+        held, rows = adapter_params is not None, list[Group]()
+        for number, (params, lr) in enumerate(zip(stage_params, self.stage_lrs, strict=True)):
+            rows.append(Group(name=f"stage {number}", params=params, frozen=held or number < self.freeze_stages, lr=lr))
+            if adapter_params is not None and adapter_params[number]:
+                added = adapter_params[number]
+                rows.append(Group(name=f"adapters of stage {number}", params=added, frozen=False, lr=lr))
         if pool_params:  # it is frozen and trained with the last stage
-            frozen = self.freeze_stages == len(self.stages)
+            frozen = held or self.freeze_stages == len(self.stages)
             rows.append(Group(name="pool", params=pool_params, frozen=frozen, lr=self.stage_lrs[-1]))
         return [*rows, Group(name="head", params=head_params, frozen=False, lr=self.head_lr)]
 
@@ -161,7 +174,8 @@ def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInp
     return Plan(
         strategy=strategy,
         phases=phases,
-        keep_statistics=strategy.pretrained and (count < SMALL_DATA or request.batch_size < _SMALL_BATCH),
+        keep_statistics=strategy.pretrained
+        and (count < SMALL_DATA or request.batch_size < _SMALL_BATCH or strategy.adapters is not None),
         input=input_spec,
         augment=augment,
         probe_views=probe_views,
@@ -176,6 +190,7 @@ def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInp
         ),
         head_lr=strategy.head_lr * scale,
         stages=tuple(spec.stages),
+        rank=request.rank or _RANK,
         average=request.average,
         interpolate=request.interpolate,
         lr_race=request.lr_race,

@@ -13,7 +13,7 @@ from zoo.errors import UsageError
 Device = Literal["auto", "cpu", "cuda"]
 AugmentChoice = Literal["auto", "none", "gentle", "crop", "trivial", "affine"]
 CacheChoice = Literal["auto", "always", "never"]
-StrategyName = Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "full", "scratch"]
+StrategyName = Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "lora", "dora", "full", "scratch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,8 @@ class FinetuneRequest:
     head_options: Mapping[str, Any] = field(default_factory=dict)
     strategy: StrategyName = "auto"
     freeze_stages: int | None = None
+    rank: int | None = None
+    """Of the adapters of `lora` and `dora`."""
     drop_stages: int = 0
     """Stages to take off the end of the backbone."""
     input_size: int | None = None
@@ -88,6 +90,7 @@ class FinetuneRequest:
             "--devices": self.devices,
             "--lr": self.lr,
             "--threads": self.threads,
+            "--rank": self.rank,
             "--views": self.views,
             "--trials": self.trials,
         }
@@ -102,7 +105,13 @@ class FinetuneRequest:
             raise UsageError(f"--freeze-stages goes with --strategy partial, not {self.strategy!r}")
         if self.strategy == "probe" and (given := self.training_options()):
             raise UsageError(f"{given[0]} means nothing to a probe, which takes no training steps; leave it out")
-        if self.strategy in ("lp-ft", "surgical", "full", "scratch") or self.freeze_stages == 0:
+        adapted = self.strategy in ("lora", "dora")
+        if self.rank is not None and not adapted:
+            raise UsageError(f"--rank goes with --strategy lora or dora, not {self.strategy!r}")
+        if adapted and (self.l2_sp or self.interpolate):
+            name = "--l2-sp" if self.l2_sp else "--interpolate"
+            raise UsageError(f"{name}: {self.strategy} changes no pretrained weight before its end; leave it out")
+        if self.strategy in ("lp-ft", "surgical", "lora", "dora", "full", "scratch") or self.freeze_stages == 0:
             for name, is_given in (("--cache always", self.cache == "always"), ("--views", self.views is not None)):
                 if is_given:
                     raise UsageError(

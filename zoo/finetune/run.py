@@ -29,6 +29,7 @@ from zoo.finetune.launch import SharedRun, in_processes
 from zoo.finetune.plan import Group, Plan, make_plan
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment, Resolved, head_options, resolve
+from zoo.nn.adapters import adapter_params
 from zoo.nn.backbone import Backbone
 from zoo.nn.build import build_model, build_source_head
 from zoo.nn.engine import find_accelerator, make_fabric
@@ -85,6 +86,7 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
         build_source_head(resolved.backbone, resolved.weights)
     find_accelerator(request.device, request.devices)
     model = _build(request, resolved, record)
+    groups = _groups(plan, model)
     store = _store(data, resolved)
     threads = request.threads or available_threads()
     data, skipped = check_images(data, store, on_bad=request.on_bad_sample, threads=threads, progress=progress)
@@ -94,7 +96,7 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
         run.write("dataset", {**data.to_json(), "skipped": skipped})
         run.write_model(asdict(request), record)
         progress.say(f"strategy {request.strategy}: {run.decide('why this strategy', lambda: why)}")
-        progress.say(_summary(plan, _groups(plan, model)))
+        progress.say(_summary(plan, groups))
         fewest, most = _extremes(data)
         if most >= _UNEVEN * fewest and not request.balance:
             progress.say(f"classes have {fewest} to {most} training images: --balance makes rare ones count as much")
@@ -285,7 +287,9 @@ def _check_unchanged(data: DataSet, progress: Progress) -> None:
 
 
 def _groups(plan: Plan, model: TransferModel) -> list[Group]:
-    return plan.groups(_stage_params(model.backbone), _params(model.backbone.pool), _params(model.head))
+    kind = plan.strategy.adapters
+    added = adapter_params(model, kind=kind, rank=plan.rank) if kind else None
+    return plan.groups(_stage_params(model.backbone), _params(model.backbone.pool), _params(model.head), added)
 
 
 def _summary(plan: Plan, groups: Sequence[Group]) -> str:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from zoo.finetune.request import StrategyName
+from zoo.nn.adapters import AdapterKind
 
 _FEWEST_EPOCHS = 5
 
@@ -27,6 +28,8 @@ class Strategy:
     """One more stage is thawed per phase, from the top (ULMFiT, Howard and Ruder 2018, section 3.3)."""
     surgical: bool = False
     """Each stage learns as fast as its gradients, beside its weights, ask for (Auto-RGN, Lee et al. 2023)."""
+    adapters: AdapterKind | None = None
+    """Only these are trained of the backbone, and merged into its weights at the end."""
     head_from_probe: bool = False
     """Start from the best head on frozen embeddings rather than from a random one (LP-FT, Kumar et al. 2022)."""
     lr: float
@@ -87,6 +90,24 @@ STRATEGIES: dict[StrategyName, Strategy] = {
             surgical=True,
             head_from_probe=True,
             lr=3e-4,
+            head_lr=3e-4,
+            steps=400,
+        ),
+        Strategy(
+            name="lora",
+            summary="a probe first, then low-rank adapters on linear layers (of a transformer) are trained, and merged",
+            adapters="lora",
+            head_from_probe=True,
+            lr=1e-3,
+            head_lr=3e-4,
+            steps=400,
+        ),
+        Strategy(
+            name="dora",
+            summary="like lora, with the length of each row of weights trained beside its direction",
+            adapters="dora",
+            head_from_probe=True,
+            lr=1e-3,
             head_lr=3e-4,
             steps=400,
         ),

@@ -7,6 +7,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from zoo.nn.onednn import mend_convolutions
+
 
 class Backbone(nn.Module):
     """Stages that map activation to activation, and a pool that maps the last activation to one embedding.
@@ -21,6 +23,7 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.pool = pool
         self.source_head = source_head
+        mend_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """The embedding [N, num_features] of normalised images [N, 3, H, W]."""

@@ -40,6 +40,7 @@ class TransferModel(nn.Module):
         self.register_buffer("temperature", torch.ones(()))
         self.frozen_stages = 0
         self.keep_statistics = False
+        self._held: list[nn.Parameter] = []
 
     def freeze(self, stages: int) -> None:
         """Freezes the first `stages` stages (with all of them, the pool too) and thaws the rest."""
@@ -47,7 +48,14 @@ class TransferModel(nn.Module):
         self.requires_grad_(True)
         for module in self.frozen_modules():
             module.requires_grad_(False)
+        for parameter in self._held:
+            parameter.requires_grad_(False)
         self.train(self.training)
+
+    def hold(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Keeps these parameters, and no others, as they are in stages that train."""
+        self._held = list(parameters)
+        self.freeze(self.frozen_stages)
 
     def frozen_modules(self) -> Iterator[nn.Module]:
         """The modules that must not change."""
@@ -93,10 +101,18 @@ class TransferModel(nn.Module):
 
 def state_digest(modules: Iterable[nn.Module]) -> str:
     """A sha256 over every parameter and buffer of `modules`, names, shapes and bits."""
+    return tensors_digest(
+        (f"{number}.{name}", tensor)
+        for number, module in enumerate(modules)
+        for name, tensor in module.state_dict().items()
+    )
+
+
+def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """A sha256 over names, shapes and bits of tensors."""
     digest = hashlib.sha256()
-    for number, module in enumerate(modules):
-        for name, tensor in module.state_dict().items():
-            digest.update(f"{number}.{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            flat = tensor.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    for name, tensor in tensors:
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
     return digest.hexdigest()

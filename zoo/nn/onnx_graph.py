@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoo.errors import ModelError
 
@@ -29,7 +30,9 @@ def export_graph(
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        # The plain way to compute attention: what is traced of the others is laid out in memory as the exporter, which
+        # takes attention apart itself, does not expect it where there is a mask.
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module.eval(),

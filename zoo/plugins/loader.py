@@ -48,6 +48,11 @@ class Plugin:
         return f"{self.distribution} {self.version}".strip()
 
     @property
+    def resolves(self) -> bool:
+        """Whether it has backbones that it does not list, and gives by name."""
+        return self.status == "ok" and bool(self.hooks.zoo_resolve_backbone.get_hookimpls())
+
+    @property
     def follows_runs(self) -> bool:
         """Whether it is told what happens in runs, as a tracker is."""
         return self.status == "ok" and bool(self.hooks.zoo_run_event.get_hookimpls())

@@ -54,7 +54,8 @@ def _stage(spec: BackboneSpec, number: int, stage: StageSpec, tap: Any) -> Itera
 def unowned(backbone: Backbone, state: Sequence[Tensor]) -> Iterator[Finding]:
     """Numbers of the staged backbone that are none of the native module's `state`: its pretrained ones get lost."""
     native = {id(tensor) for tensor in state}
-    ours = [*backbone.named_parameters(), *backbone.named_buffers()]
+    # Buffers that are no part of the state are computed, and may be anew.
+    ours = backbone.state_dict(keep_vars=True).items()
     strange = [name for name, tensor in ours if tensor.is_floating_point() and id(tensor) not in native]
     if strange:
         yield Finding(
@@ -79,6 +80,7 @@ def macs(spec: BackboneSpec, backbone: Backbone, images: Tensor) -> Iterator[Fin
 
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into it
+    backbone.requires_grad_(False)  # it stumbles over parameters that are given to modules
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             backbone(images[:1])

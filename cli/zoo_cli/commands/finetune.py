@@ -36,7 +36,7 @@ def _finetune(
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="PLUGIN/NAME or PLUGIN/NAME@TAG, see `zoo list`.")] = None,
     strategy: Annotated[
-        Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "full", "scratch"],
+        Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "lora", "dora", "full", "scratch"],
         typer.Option(help="What is trained, and from where."),
     ] = "auto",
     weights: Annotated[str | None, typer.Option(help="A tag, a file (.pth, .safetensors), or none.")] = None,
@@ -44,6 +44,9 @@ def _finetune(
     hidden: Annotated[str | None, typer.Option(help="Widths of hidden layers, e.g. 512,128 (head mlp).")] = None,
     dropout: Annotated[float | None, typer.Option(min=0, max=0.95, help="Dropout in the head.")] = None,
     freeze_stages: Annotated[int | None, typer.Option(metavar="K", help="With partial: freeze the first K.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="With lora and dora: rank of the adapters.")
+    ] = None,
     drop_stages: Annotated[int, typer.Option(metavar="N", min=0, help="Take the last N stages off the backbone.")] = 0,
     input_size: Annotated[int | None, typer.Option(metavar="N", min=1, help="Another square input size.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
@@ -132,6 +135,7 @@ def _finetune(
             head_options=options,
             strategy=strategy,
             freeze_stages=freeze_stages,
+            rank=rank,
             drop_stages=drop_stages,
             input_size=input_size,
             epochs=epochs,

@@ -37,6 +37,7 @@ def _list(out: Output) -> None:
             "error": plugin.error,
             "backbones": len(plugin.backbones),
             "heads": len(plugin.heads),
+            "resolves": plugin.resolves,
             "follows_runs": plugin.follows_runs,
         }
         for plugin in plugins()
@@ -52,6 +53,7 @@ def _list(out: Output) -> None:
                     f"{row['distribution']} {row['version']}",
                     row["error"]
                     or f"{row['backbones']} backbones, {row['heads']} heads"
+                    + (", backbones by name" if row["resolves"] else "")
                     + (", follows runs" if row["follows_runs"] else ""),
                 )
                 for row in rows
