@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -155,12 +156,8 @@ def find_split(model: Any, images: Tensor) -> tuple[Split, list[Tensor], Tensor]
     calls, result = _watch(model, images, model.forward_features)
     if not isinstance(result, Tensor):
         raise TypeError(f"forward_features gives {type(result).__name__}; a backbone gives one tensor")
-    head, _ = _watch(model, result, lambda features: model.forward_head(features, pre_logits=True))
-    classifier, _ = _watch(model, result, model.forward_head)
-    behind = {call.part for call in (*head, *classifier)}
-    classifiers = model.get_classifier()
-    classifiers = classifiers if isinstance(classifiers, tuple) else (classifiers,)
-    names = tuple(name for name, module in model.named_modules() if module in classifiers)
+    pooling = _called(model, result, partial(model.forward_head, pre_logits=True))
+    classifying = _called(model, result, model.forward_head)
     first, last = _chains(calls, images, result)
     # The code between the chains may look into a module of one of them instead of calling it: then that stays with it.
     for before, after in ((first, last), ([], last), (first, []), ([], [])):
@@ -174,9 +171,9 @@ def find_split(model: Any, images: Tensor) -> tuple[Split, list[Tensor], Tensor]
         split = Split(
             stages=_group(items, model, images),
             # Parts that are never called may be read.
-            middle=tuple(part for part, _ in _parts(model) if part not in chained | behind),
-            head=tuple({call.part: None for call in head}),
-            classifier=names,
+            middle=tuple(part for part, _ in _parts(model) if part not in chained | pooling | classifying),
+            head=tuple(part for part, _ in _parts(model) if part in pooling),
+            classifier=tuple(sorted(classifying - pooling)),
             copied=frozenset(),
         )
         try:
@@ -215,6 +212,21 @@ def _watch(model: nn.Module, given: Tensor, method: Callable[[Tensor], Any]) -> 
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _called(model: nn.Module, given: Tensor, method: Callable[[Tensor], Any]) -> set[str]:
+    """The names of all modules, however deep, that a method of the model calls."""
+    names: set[str] = set()
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: names.add(name)) for name, module in model.named_modules()
+    ]
+    try:
+        with torch.no_grad():
+            method(given)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return names
 
 
 def _identity(value: Any) -> _Identity:

@@ -6,12 +6,15 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoo.errors import ModelError
@@ -30,9 +33,7 @@ def export_graph(
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        # The plain way to compute attention: what is traced of the others is laid out in memory as the exporter, which
-        # takes attention apart itself, does not expect it where there is a mask.
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), _plain_attention():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module.eval(),
@@ -52,6 +53,28 @@ def export_graph(
     proto = program.model_proto
     proto.ir_version = IR_VERSION
     return proto
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention as the exporter takes it apart, for the length of a `with` block: in four dimensions, and computed in
+    the plain way, since what other ways give is laid out in memory as it does not expect it where there is a mask."""
+    usual: Any = functional.scaled_dot_product_attention
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **rest: Any) -> Tensor:
+        if query.ndim <= 4 or attn_mask is not None:
+            plain: Tensor = usual(query, key, value, attn_mask, **rest)
+            return plain
+        found = usual(*(each.flatten(0, -4) for each in (query, key, value)), **rest)
+        unflattened: Tensor = found.reshape(*query.shape[:-1], value.shape[-1])
+        return unflattened
+
+    functional.scaled_dot_product_attention = attention  # type: ignore[assignment]
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        functional.scaled_dot_product_attention = usual
 
 
 def write_traced(module: nn.Module, example: Tensor, path: Path, *, inputs: str, outputs: str) -> None:

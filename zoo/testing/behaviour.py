@@ -145,10 +145,21 @@ def exports(spec: BackboneSpec, backbone: Backbone, images: Tensor) -> Iterator[
             with torch.no_grad():
                 ours = backbone(images[:count])
             theirs = torch.from_numpy(session.run(None, {"images": images[:count].numpy()})[0])
-            if _differs(ours, theirs, 10 * _TOLERANCE):
+            if _differs(ours, theirs, 10 * _TOLERANCE) and not _as_exact(backbone, images[:count], ours, theirs):
                 worst = float((ours - theirs).abs().max())
                 yield Finding("exports", f"split: the ONNX export differs at batch {count} by {worst:.1e}")
                 return
+
+
+def _as_exact(backbone: Backbone, images: Tensor, ours: Tensor, theirs: Tensor) -> bool:
+    """Whether an export is about as near to the true values as torch is: some deep networks magnify rounding."""
+    import copy
+
+    import torch
+
+    with torch.no_grad():
+        true = copy.deepcopy(backbone).double()(images.double())
+    return bool((theirs - true).abs().max() <= 2 * (ours - true).abs().max())
 
 
 BEHAVIOUR = (in_place, separate_stages, gradients, freezing)
