@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import site
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,6 +164,36 @@ def zoo_process(cache: Path, tmp_path: Path) -> Zoo:
         )
 
     return call
+
+
+@pytest.fixture(scope="session")
+def make_environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Zoo]:
+    """Makes virtual environments that see the packages of this one behind their own, and gives the command line there.
+
+    Words that begin with `-` go to Python, e.g. `-m pytest`. pip has no network.
+    """
+
+    def make(**more: str) -> Zoo:
+        folder = tmp_path_factory.mktemp("environment")
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        python = folder / "bin" / "python"
+        ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        own = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+        behind = [sysconfig.get_path("purelib"), *site.getsitepackages()]
+        (Path(own) / "behind.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in behind))
+        environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environ |= {"PIP_NO_INDEX": "1", "ZOO_CACHE": str(folder / "cache"), **more}
+
+        def call(*words: object, cwd: Path = folder) -> subprocess.CompletedProcess[str]:
+            given = [str(word) for word in words]
+            command = [str(python), *(given if given[0].startswith("-") else ["-m", "zoo_cli", *given])]
+            return subprocess.run(
+                command, capture_output=True, text=True, env=environ, stdin=subprocess.DEVNULL, cwd=cwd
+            )
+
+        return call
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import site
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from zipfile import ZipFile
@@ -120,30 +116,9 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fresh(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    """The command line in a virtual environment of its own, which sees the packages of this one behind its own."""
-    folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    own = subprocess.run(
-        [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    behind = [sysconfig.get_path("purelib"), *site.getsitepackages()]
-    (Path(own) / "behind.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in behind))
-    environ = {
-        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        **{"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "ZOO_REGISTRY": str(index / "registry.json")},
-        "ZOO_CACHE": str(folder / "cache"),
-    }
-
-    def call(*words: object) -> subprocess.CompletedProcess[str]:
-        command = [str(python), "-m", "zoo_cli", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, env=environ, stdin=subprocess.DEVNULL)
-
-    return call
+def fresh(index: Path, make_environment: Callable[..., Zoo]) -> Zoo:
+    """The command line in a virtual environment of its own, whose index is ours."""
+    return make_environment(PIP_FIND_LINKS=str(index), ZOO_REGISTRY=str(index / "registry.json"))
 
 
 def _plugins(fresh: Zoo) -> dict[str, str]:

@@ -31,7 +31,7 @@ from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment, Resolved, head_options, resolve
 from zoo.nn.adapters import adapter_params
 from zoo.nn.backbone import Backbone
-from zoo.nn.build import build_model, build_source_head
+from zoo.nn.build import build_model, build_source_head, require_plugins
 from zoo.nn.engine import find_accelerator, make_fabric
 from zoo.nn.model import TransferModel
 from zoo.nn.team import Seat, join
@@ -119,6 +119,7 @@ def resume(out: Path, environment: Environment, progress: Progress, *, devices: 
         if run.is_complete:
             return _with_twin(run.read("result"), request, run, environment, progress)
         record = run.read_model()
+        require_plugins(record, environment.catalogue)
         resolved = resolve(request, environment, progress)
         if resolved.record(data.classes, head_options(resolved, request)).weights_sha256 != record.weights_sha256:
             raise RunError(f"pretrained weights have changed since {out} began; start a new run")

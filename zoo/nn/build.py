@@ -68,6 +68,7 @@ def build_source_head(backbone: BackboneEntry, weights: Path | None) -> nn.Modul
 def load_run_model(run: RunFolder, catalogue: Catalogue) -> tuple[TransferModel, ModelRecord]:
     """The trained model of a finished run, in eval mode. Raises RunError where its weights do not fit."""
     record = run.read_model()
+    require_plugins(record, catalogue)
     backbone, _ = catalogue.find_backbone(record.backbone)
     head = catalogue.find_head(record.head)
     model = build_model(backbone, head, record, weights=None, seed=0)
@@ -76,6 +77,17 @@ def load_run_model(run: RunFolder, catalogue: Catalogue) -> tuple[TransferModel,
     except (WeightsError, RuntimeError) as error:
         raise RunError(f"weights of {run.path} do not fit: {' '.join(str(error).split()):.200}") from None
     return model.eval(), record
+
+
+def require_plugins(record: ModelRecord, catalogue: Catalogue) -> None:
+    """Raises PluginError where the plugin of a run's backbone or head is not installed any more."""
+    installed = {plugin.name for plugin in catalogue.plugins}
+    for what, name, source in (("backbone", record.backbone, record.distribution), ("head", record.head, "")):
+        plugin = name.partition("/")[0]
+        if plugin not in installed:
+            distribution, _, version = source.partition(" ")
+            hint = f"`pip install {distribution}=={version}`" if version else f"`zoo plugins install {plugin}`"
+            raise PluginError(f"the plugin of the run's {what} {name} is not installed: {plugin!r}; {hint}")
 
 
 def _call(failure: str, function: Callable[..., T], *arguments: Any) -> T:
