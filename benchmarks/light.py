@@ -12,12 +12,25 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from reporting import report
 
+_PLUGINS = 200
+_MADE = """
+from zoo.hookspecs import hookimpl
+from zoo.specs import BackboneSpec, ImageInput, StageSpec
+
+@hookimpl
+def zoo_backbones():
+    stages = (StageSpec(channels=32, stride=2), StageSpec(channels=64, stride=4))
+    facts = {"num_features": 64, "params": 19_488, "macs": 1_400_832, "stages": stages, "weights": ()}
+    size = ImageInput(height=32, width=32)
+    return [BackboneSpec(name="net", family="net", build=lambda: None, split=lambda module: None, input=size, **facts)]
+"""
 COMMANDS = (("--help",), ("finetune", "--help"), ("list", "backbones"), ("plugins", "list"))
 
 
@@ -29,9 +42,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     rows = [_cost(words, arguments.runs) for words in COMMANDS]
+    with tempfile.TemporaryDirectory() as site:
+        _make_plugins(Path(site), _PLUGINS)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (site, os.environ.get("PYTHONPATH"))))
+        rows += [_cost(words, arguments.runs) | {"plugins": _PLUGINS} for words in (("--help",), ("plugins", "list"))]
+    rows = [{"plugins": "Zoo's", **row} for row in rows]
     if arguments.model is not None:
         rows.append(min((_server(arguments.model) for _ in range(arguments.runs)), key=lambda row: row["wall s"]))
     report(rows, arguments.out)
+
+
+def _make_plugins(site: Path, count: int) -> None:
+    """Installed distributions, each with one plugin of one backbone."""
+    for number in range(count):
+        info = site / f"zoo_made{number}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: zoo_made{number}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[zoo]\nmade{number} = zoo_made{number}\n")
+        (site / f"zoo_made{number}.py").write_text(_MADE)
 
 
 def _cost(words: tuple[str, ...], runs: int) -> dict[str, Any]:

@@ -113,12 +113,21 @@ def make_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     site.mkdir()
     monkeypatch.syspath_prepend(site)
 
-    def make(name: str, source: str, *, distribution: str | None = None, module: str | None = None) -> Path:
+    def make(
+        name: str,
+        source: str,
+        *,
+        distribution: str | None = None,
+        module: str | None = None,
+        version: str = "1.0",
+        requires: str = "",
+    ) -> Path:
         distribution = distribution or f"zoo_{name}"
         module = module or distribution
-        info = site / f"{distribution}-1.0.dist-info"
+        info = site / f"{distribution}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+        needs = f"Requires-Dist: {requires}\n" if requires else ""
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n{needs}")
         (info / "entry_points.txt").write_text(f"[zoo]\n{name} = {module}\n")
         (site / f"{module}.py").write_text(source)
         return site

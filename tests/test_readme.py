@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import signal
@@ -17,11 +16,13 @@ import pytest
 from helpers import make_folder, real_weights
 from readme_tables import README, with_tables
 
+TOUR = "A tour on your own images"
 TEXT = README.read_text(encoding="utf-8")
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+def _blocks(language: str, chapter: str) -> list[str]:
+    text = TEXT.partition(f"\n## {chapter}\n")[2].partition("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_tables_are_up_to_date() -> None:
@@ -41,7 +42,7 @@ def test_the_tour(shared: Path, tmp_path: Path, zoo: Callable[..., Any], cache: 
     for split in ("train", "test"):
         for shape, flower in zip(("bars", "dots", "rings"), ("daisy", "rose", "tulip"), strict=True):
             (photos / split / shape).rename(photos / split / flower)
-    commands = [line.removeprefix("$ zoo ").split() for line in "".join(_blocks("console")).splitlines()]
+    commands = [line.removeprefix("$ zoo ").split() for line in "".join(_blocks("console", TOUR)).splitlines()]
     assert [words[0] for words in commands] == [
         *(
             "list",
@@ -64,7 +65,7 @@ def test_the_tour(shared: Path, tmp_path: Path, zoo: Callable[..., Any], cache: 
         assert done.stdout.strip()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    client = next(block for block in _blocks("python") if "tritonclient" in block)
+    client = next(block for block in _blocks("python", TOUR) if "tritonclient" in block)
     with subprocess.Popen(
         [sys.executable, "-m", "zoo_cli", *commands[-1][:-1], port, "--json"],
         cwd=tmp_path,
@@ -82,32 +83,24 @@ def test_the_tour(shared: Path, tmp_path: Path, zoo: Callable[..., Any], cache: 
     assert re.search(r"0\.\d+:\d:(daisy|rose|tulip)", done.stdout)
 
 
-NET = """
-from torch import nn
-
-
-def _layer(before, after):
-    return nn.Sequential(nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
-
-
-class MyNet(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem, self.body = _layer(3, 32), _layer(32, 64)
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-"""
-
-
-def test_the_plugin_passes_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zoo.testing import check_backbone
-
-    source = next(block for block in _blocks("python") if "zoo_backbones" in block)
-    ast.parse(source)
-    package = tmp_path / "zoo_mine"
-    package.mkdir()
-    (package / "__init__.py").write_text(source)
-    (package / "net.py").write_text(NET)
-    monkeypatch.syspath_prepend(tmp_path)
-    import zoo_mine  # type: ignore[import-not-found]
-
-    assert [finding for spec in zoo_mine.zoo_backbones() for finding in check_backbone(spec, deep=True)] == []
+@pytest.mark.slow
+def test_the_plugin_chapter(make_environment: Callable[..., Any], tmp_path: Path) -> None:
+    """Its files are written, and its commands run, in an environment of its own."""
+    package = tmp_path / "zoo-mine"
+    for block in _blocks("toml", "Plugins") + _blocks("python", "Plugins"):
+        path = package / block.partition("\n")[0].removeprefix("# ")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block)
+    make_folder(package / "photos", 6, 4)
+    # What is behind the environment is what pip would fetch.
+    fresh = make_environment(PIP_NO_DEPS="1", PIP_NO_BUILD_ISOLATION="0")
+    said = {}
+    for line in "".join(_blocks("console", "Plugins")).splitlines():
+        program, *words = line.removeprefix("$ ").split()
+        done = fresh(*(words if program == "zoo" else ("-m", program, *words)), cwd=package)
+        assert done.returncode == 0, line + done.stdout + done.stderr
+        said[line] = done.stdout
+    assert re.search(r"ok +mine +zoo-mine 1\.0 +1 backbones", said["$ zoo plugins list"])
+    assert said["$ zoo plugins check mine --deep"] == "mine: 1 backbones and 0 heads do what they say\n"
+    assert "1 passed" in said["$ pytest"]
+    assert "3 passed" in said["$ pytest --zoo-contract"]

@@ -140,3 +140,9 @@ def test_a_model_of_a_hub_when_it_is_asked_for(hub: str, dataset: Path, zoo_proc
     kept = zoo_process("weights", "verify", "--json", **environ)
     assert [(row["weights"], row["state"]) for row in json.loads(kept.stdout)] == [(None, "ok")]
     assert json.loads(zoo_process("weights", "prune", "--yes", "--json", **environ).stdout)["removed"] == []
+
+
+def test_one_backbone_is_checked_on_the_command_line(zoo: Zoo) -> None:
+    done = zoo("plugins", "check", "timm/test_resnet")
+    assert (done.returncode, done.stdout) == (0, "timm/test_resnet: 1 backbones and 0 heads do what they say\n")
+    assert zoo("plugins", "check", "timm/resnt18").returncode == 2

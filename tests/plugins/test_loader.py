@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from zoo import __version__
 from zoo.plugins import Plugin, load_plugins
 
 HONEST = """
@@ -87,6 +88,34 @@ def test_two_distributions_of_one_name_are_refused(make_plugin: Callable[..., Pa
     plugin = _by_name(load_plugins())["clash"]
     assert plugin.status == "broken"
     assert plugin.error == ("plugin name 'clash' is claimed by zoo_clash1 1.0, zoo_clash2 1.0; uninstall all but one")
+
+
+def test_two_versions_in_one_place_are_refused(make_plugin: Callable[..., Path]) -> None:
+    make_plugin("half", HONEST)
+    make_plugin("half", HONEST, version="2.0")
+    plugin = _by_name(load_plugins())["half"]
+    assert plugin.status == "broken"
+    assert plugin.error is not None
+    assert plugin.error.startswith(
+        "two versions of zoo_half are installed in one place: 1.0, 2.0; `pip uninstall zoo_h"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (HONEST.replace("HeadSpec\n", "HeadSpec, VideoInput\n"), "ImportError: cannot import name 'VideoInput'"),
+        (HONEST.replace('name="h"', 'name="h", sound=1'), "TypeError: HeadSpec.__init__() got an unexpected keyword"),
+    ],
+    ids=["name", "argument"],
+)
+def test_a_plugin_for_a_newer_zoo_says_so(source: str, message: str, make_plugin: Callable[..., Path]) -> None:
+    make_plugin("modern", source, requires="zoo>=99.1 ; python_version > '3'")
+    make_plugin("wrong", source, requires="zoo>=0.0.1")
+    plugins = _by_name(load_plugins())
+    assert str(plugins["modern"].error).startswith(message)
+    assert f"(it is for zoo>=99.1, and this is {__version__}: upgrade Zoo, or" in str(plugins["modern"].error)
+    assert "it is for zoo" not in str(plugins["wrong"].error)
 
 
 def test_narrowing_never_runs_the_rest(make_plugin: Callable[..., Path], tmp_path: Path) -> None:

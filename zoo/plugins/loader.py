@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any, Literal, TypeVar
 
 import pluggy
 
-from zoo import hookspecs
+from zoo import __version__, hookspecs
 from zoo.specs import BackboneSpec, HeadSpec, check_name
 
 GROUP = "zoo"
@@ -80,6 +80,12 @@ def _load(name: str, points: list[EntryPoint], only: Collection[str] | None) -> 
         sources = ", ".join(sorted(" ".join(_source(point)) for point in points))
         error = f"plugin name {name!r} is claimed by {sources}; uninstall all but one"
         return Plugin(**facts, status="broken", error=error)
+    if twice := _versions_in_one_place(distribution):
+        error = (
+            f"two versions of {distribution} are installed in one place: {', '.join(twice)}; `pip uninstall "
+            f"{distribution}` until none is left, then install it again"
+        )
+        return Plugin(**facts, status="broken", error=error)
     try:
         check_name(name, "plugin")
         module = points[0].load()
@@ -88,7 +94,7 @@ def _load(name: str, points: list[EntryPoint], only: Collection[str] | None) -> 
         heads = _collect(hooks.zoo_heads(), HeadSpec, "zoo_heads")
     # SystemExit too: a module that calls sys.exit() on import must not end the command that looks at it.
     except (Exception, SystemExit) as error:
-        return Plugin(**facts, status="broken", error=_one_line(error))
+        return Plugin(**facts, status="broken", error=_one_line(error) + _too_new(points[0]))
     summary = (module.__doc__ or "").strip().partition("\n")[0]
     return Plugin(**facts, status="ok", summary=summary, backbones=backbones, heads=heads, hooks=hooks)
 
@@ -122,6 +128,30 @@ def _collect(answers: Iterable[Any], kind: type[T], hook: str) -> list[T]:
     if twice:
         raise ValueError(f"{hook} gave one name twice: {', '.join(twice)}; every name once")
     return found
+
+
+def _versions_in_one_place(distribution: str) -> list[str]:
+    """The versions of a distribution where several lie in one folder: which of them the code is of, nobody knows."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for each in distributions(name=distribution):
+        found[str(each.locate_file(""))].add(each.version)
+    return next((sorted(versions) for versions in found.values() if len(versions) > 1), [])
+
+
+def _too_new(point: EntryPoint) -> str:
+    """What to add to the error of a plugin that asks for a newer Zoo than this."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    for text in (point.dist.requires if point.dist else None) or ():
+        try:
+            needed = Requirement(text)
+        except InvalidRequirement:
+            continue
+        if needed.name == "zoo" and not needed.specifier.contains(__version__, prereleases=True):
+            return (
+                f" (it is for zoo{needed.specifier}, and this is {__version__}: upgrade Zoo, or install an older one)"
+            )
+    return ""
 
 
 def _source(point: EntryPoint) -> tuple[str, str]:

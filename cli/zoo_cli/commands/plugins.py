@@ -64,22 +64,28 @@ def _list(out: Output) -> None:
 
 def _check(
     out: Output,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The plugin's name in `zoo plugins list`.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="PLUGIN[/BACKBONE]", help="A plugin in `zoo plugins list`, or one of its backbones."),
+    ],
     deep: Annotated[bool, typer.Option("--deep", help="Also export every backbone to ONNX and compare.")] = False,
 ) -> None:
     """Check that a plugin's backbones and heads do what their specs say."""
-    plugin = catalogue().find_plugin(name)
+    plugin = catalogue().find_plugin(name.partition("/")[0])
     if plugin.status != "ok":
-        raise PluginError(f"plugin {name!r} cannot be used: {plugin.error or 'left out by ZOO_PLUGINS'}")
+        raise PluginError(f"plugin {plugin.name!r} cannot be used: {plugin.error or 'left out by ZOO_PLUGINS'}")
     from zoo.testing import check_backbone, check_head, check_plugin
 
-    rows = [{"spec": name, "what": f.what, "message": f.message} for f in check_plugin(plugin)]
-    with out.progress.task(f"checking {name}", len(plugin.backbones) + len(plugin.heads)) as task:
-        for backbone in plugin.backbones:
+    backbones, heads = plugin.backbones, plugin.heads
+    if plugin.name != name:
+        backbones, heads = [catalogue().find_backbone(name)[0].spec], []
+    rows = [{"spec": plugin.name, "what": f.what, "message": f.message} for f in check_plugin(plugin)]
+    with out.progress.task(f"checking {name}", len(backbones) + len(heads)) as task:
+        for backbone in backbones:
             findings = check_backbone(backbone, deep=deep)
             rows += [{"spec": backbone.name, "what": f.what, "message": f.message} for f in findings]
             task.advance(1, backbone.name)
-        for head in plugin.heads:
+        for head in heads:
             findings = check_head(head)
             rows += [{"spec": head.name, "what": f.what, "message": f.message} for f in findings]
             task.advance(1, head.name)
@@ -88,9 +94,9 @@ def _check(
         for row in rows:
             out.line(f"{row['spec']}: {row['message']}")
         if not rows:
-            out.line(f"{name}: {len(plugin.backbones)} backbones and {len(plugin.heads)} heads do what they say")
+            out.line(f"{name}: {len(backbones)} backbones and {len(heads)} heads do what they say")
 
-    out.result({"plugin": name, "ok": not rows, "findings": rows}, words)
+    out.result({"plugin": plugin.name, "ok": not rows, "findings": rows}, words)
     if rows:
         raise typer.Exit(PluginError.exit_code)
 
@@ -153,6 +159,7 @@ def _show(out: Output, name: Annotated[str, typer.Argument(metavar="NAME", help=
         "license": declared.get("License-Expression") or declared.get("License"),
         "backbones": [f"{name}/{backbone.name}" for backbone in plugin.backbones],
         "heads": [f"{name}/{head.name}" for head in plugin.heads],
+        "resolves": plugin.resolves,
         "follows_runs": plugin.follows_runs,
     }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import zoo_cifar
 from zoo.specs import BackboneSpec
 from zoo.testing import check_backbone
+
+import zoo_cifar
 
 
 @pytest.mark.parametrize("spec", zoo_cifar.zoo_backbones(), ids=lambda spec: spec.name)
