@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 
@@ -33,6 +34,12 @@ def test_heads(name: str) -> None:
 def test_torchvision(name: str) -> None:
     entry, _ = CATALOGUE.find_backbone(f"torchvision/{name}")
     assert check_backbone(entry.spec, deep=name in DEEP) == []
+
+
+def test_one_at_random() -> None:
+    """The others wait for the slow tests."""
+    name = random.choice([name for name in NAMES if name not in LARGE])
+    assert check_backbone(CATALOGUE.find_backbone(f"torchvision/{name}")[0].spec) == [], name
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any
 from zoo.catalogue.registry import declared_weights, packaged_registry
 from zoo.errors import PluginError, UsageError, ZooError, did_you_mean
 from zoo.plugins import Plugin, load_plugins
-from zoo.specs import BackboneSpec, HeadSpec, WeightsSpec
+from zoo.specs import BackboneSpec, HeadSpec, Needs, WeightsSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,11 @@ class BackboneEntry:
     def id(self) -> str:
         """`<plugin>/<name>`."""
         return f"{self.plugin.name}/{self.spec.name}"
+
+    def gives(self, needs: Needs) -> bool:
+        """Whether the backbone has what a head of such `needs` stands on."""
+        layouts = [stage.layout for stage in self.spec.stages]
+        return {"embedding": True, "stages": "NTC" not in layouts, "tokens": layouts[-1] == "NTC"}[needs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,25 @@ class Catalogue:
             for registry in (packaged_registry(), *self.registries)
             for plugin in registry["plugins"]
         }
+
+    @property
+    def latencies(self) -> dict[str, float]:
+        """Milliseconds that backbones take for one image, by id, where a registry has measured them."""
+        return {
+            entry["id"]: entry["latency_ms"]
+            for registry in (packaged_registry(), *self.registries)
+            for entry in registry["backbones"]
+            if "latency_ms" in entry
+        }
+
+    def needs_of(self, task: str) -> set[Needs]:
+        """What the installed heads of a task need of a backbone. Raises UsageError where there is no such head."""
+        found = {head.spec.needs for head in self.heads if head.spec.task == task}
+        if not found:
+            tasks = sorted({head.spec.task for head in self.heads})
+            hint = did_you_mean(task, tasks) or f"known: {', '.join(tasks) or 'none'}"
+            raise UsageError(f"no head for this task is installed: {task!r}; {hint}")
+        return found
 
     def _entry(self, plugin: Plugin, spec: BackboneSpec) -> BackboneEntry:
         """The backbone with what registries know of its weights."""

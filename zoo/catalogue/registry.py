@@ -83,6 +83,18 @@ def build_registry(plugins: Sequence[Plugin], distribution: str) -> dict[str, An
     }
 
 
+def keep_measurements(registry: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """`registry` with what was measured of the same backbones in the one `before` it."""
+    measured = {
+        (entry["id"], entry["macs"]): entry["latency_ms"] for entry in before["backbones"] if "latency_ms" in entry
+    }
+    backbones = [
+        {**entry, "latency_ms": measured[key]} if (key := (entry["id"], entry["macs"])) in measured else entry
+        for entry in registry["backbones"]
+    ]
+    return {**registry, "backbones": backbones, **{k: before[k] for k in ("measured_on",) if k in before}}
+
+
 def _backbone(plugin: Plugin, spec: BackboneSpec) -> dict[str, Any]:
     return {
         "id": f"{plugin.name}/{spec.name}",

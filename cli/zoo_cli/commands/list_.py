@@ -28,16 +28,36 @@ License = Annotated[
     str | None,
     typer.Option("--license", metavar="NAME|permissive", help="Only weights of this licence, or a permissive one."),
 ]
+Task = Annotated[str | None, typer.Option(metavar="NAME", help="Only for this task, e.g. classification.")]
+MaxLatency = Annotated[
+    float | None,
+    typer.Option(metavar="MS", min=0, help="Only those measured to take at most so long for one image, on one thread."),
+]
 Filter = Annotated[str | None, typer.Argument(metavar="TEXT", help="Only names that contain this.")]
 
 
-def _backbones(out: Output, text: Filter = None, license_: License = None) -> None:
-    """List the backbones of the installed plugins."""
+def _backbones(
+    out: Output,
+    text: Filter = None,
+    license_: License = None,
+    task: Task = None,
+    max_latency: MaxLatency = None,
+) -> None:
+    """List the backbones of the installed plugins, and how long they take for one image where that was measured."""
+    latencies = catalogue().latencies
+    needs = catalogue().needs_of(task) if task is not None else None
     found = [
         entry
         for entry in catalogue().backbones
-        if (text or "") in entry.id and (license_ is None or _licensed(entry.spec.weights, license_))
+        if (text or "") in entry.id
+        and (license_ is None or _licensed(entry.spec.weights, license_))
+        and (needs is None or any(entry.gives(each) for each in needs))
+        and (max_latency is None or latencies.get(entry.id, max_latency) <= max_latency)
     ]
+    unknown = [entry.id for entry in found if entry.id not in latencies]
+    if max_latency is not None and unknown:
+        found = [entry for entry in found if entry.id in latencies]
+        out.remark(f"not measured, and left out: {', '.join(unknown)}")
     rows: list[dict[str, Any]] = [
         {
             "backbone": entry.id,
@@ -46,6 +66,7 @@ def _backbones(out: Output, text: Filter = None, license_: License = None) -> No
             "num_features": entry.spec.num_features,
             "params": entry.spec.params,
             "macs": entry.spec.macs,
+            "latency_ms": latencies.get(entry.id),
             "input_size": entry.spec.input.height,
             "weights": [weights.tag for weights in _licensed(entry.spec.weights, license_)],
         }
@@ -54,7 +75,7 @@ def _backbones(out: Output, text: Filter = None, license_: License = None) -> No
     out.result(
         rows,
         lambda: out.table(
-            ["backbone", "stages", "features", "params", "MACs", "input", "weights"],
+            ["backbone", "stages", "features", "params", "MACs", "ms", "input", "weights"],
             [
                 (
                     row["backbone"],
@@ -62,6 +83,7 @@ def _backbones(out: Output, text: Filter = None, license_: License = None) -> No
                     row["num_features"],
                     count(row["params"]),
                     count(row["macs"]),
+                    row["latency_ms"],
                     row["input_size"],
                     ", ".join(row["weights"]),
                 )
@@ -71,8 +93,10 @@ def _backbones(out: Output, text: Filter = None, license_: License = None) -> No
     )
 
 
-def _heads(out: Output, text: Filter = None) -> None:
+def _heads(out: Output, text: Filter = None, task: Task = None) -> None:
     """List the task heads of the installed plugins."""
+    if task is not None:
+        catalogue().needs_of(task)
     rows = [
         {
             "head": head.id,
@@ -81,7 +105,7 @@ def _heads(out: Output, text: Filter = None) -> None:
             "summary": head.spec.summary,
         }
         for head in catalogue().heads
-        if (text or "") in head.id
+        if (text or "") in head.id and task in (None, head.spec.task)
     ]
     out.result(
         rows,

@@ -1,4 +1,4 @@
-"""`zoo registry write|check`: for those who maintain registry.json."""
+"""`zoo registry write|measure|check`: for those who maintain registry.json."""
 
 from __future__ import annotations
 
@@ -20,26 +20,50 @@ def add_to(app: typer.Typer) -> None:
     """Adds the group `registry`."""
     group = typer.Typer(name="registry", help="Write or check a registry.json.", no_args_is_help=True)
     command(group, "write")(_write)
+    command(group, "measure")(_measure)
     command(group, "check")(_check)
     app.add_typer(group)
 
 
 def _write(out: Output, path: Registry = Path("registry.json"), distribution: Distribution = "zoo") -> None:
-    """Write the registry of what a distribution's installed plugins declare."""
+    """Write the registry of what a distribution's installed plugins declare; what was measured in it stays."""
     from zoo.artifacts.files import write_json
-    from zoo.catalogue.registry import build_registry, validate
+    from zoo.catalogue.registry import build_registry, keep_measurements, read_registry, validate
 
     value = build_registry(catalogue().plugins, distribution)
+    if path.is_file():
+        value = keep_measurements(value, read_registry(path))
     validate(value, str(path))
     write_json(path, value)
     facts = {"path": str(path), "backbones": len(value["backbones"]), "plugins": len(value["plugins"])}
     out.result(facts, lambda: out.line(f"{path}: {facts['backbones']} backbones of {facts['plugins']} plugins"))
 
 
+def _measure(out: Output, path: Registry = Path("registry.json")) -> None:
+    """Measure how long each installed backbone in a registry takes for one image, and write it down there."""
+    from importlib.metadata import version
+
+    from zoo.artifacts.files import write_json
+    from zoo.catalogue.registry import read_registry
+    from zoo.export.latency import backbone_latency, processor_name
+
+    value, rows = read_registry(path), {}
+    installed = {entry.id: entry.spec for entry in catalogue().backbones}
+    entries = [entry for entry in value["backbones"] if entry["id"] in installed]
+    with out.progress.task("measuring", len(entries)) as task:
+        for entry in entries:
+            rows[entry["id"]] = entry["latency_ms"] = round(backbone_latency(installed[entry["id"]]), 1)
+            task.advance(1, entry["id"])
+    value["measured_on"] = f"{processor_name()}, onnxruntime {version('onnxruntime-gpu')}"
+    write_json(path, value)
+    out.result(rows, lambda: out.table(["backbone", "ms"], list(rows.items())))
+
+
 def _check(out: Output, path: Registry = Path("registry.json"), distribution: Distribution = "zoo") -> None:
     """Check a registry against its schema and against the installed plugins."""
-    from zoo.catalogue.registry import build_registry, read_registry
+    from zoo.catalogue.registry import build_registry, keep_measurements, read_registry
 
-    if read_registry(path) != build_registry(catalogue().plugins, distribution):
+    found = read_registry(path)
+    if found != keep_measurements(build_registry(catalogue().plugins, distribution), found):
         raise ZooError(f"registry is out of date: {path}; write it again with `zoo registry write {path}`")
     out.result({"path": str(path), "ok": True}, lambda: out.line(f"{path}: fits the schema and the installed plugins"))
