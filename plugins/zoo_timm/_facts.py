@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoo.errors import UsageError, did_you_mean
 from zoo.nn.backbone import Backbone
 from zoo.specs import BackboneSpec, ImageInput, WeightsSpec
-from zoo_timm._split import describe, find_split
+from zoo_timm._find import describe, find_split
 
 _CLASSES = 1000
 """Of the classifier where no pretrained set says otherwise."""
@@ -89,7 +89,7 @@ def _spec(name: str, architecture: str, arguments: dict[str, Any], configs: Sequ
     # own, `architecture.tag`.
     classes = configs[0].num_classes if configs else _CLASSES
     configs = [config for config in configs if config.num_classes == classes]
-    build = partial(timm.create_model, architecture, num_classes=classes, **arguments)
+    build = partial(timm.create_model, architecture, **{**arguments, "num_classes": classes})
     with torch.device("meta"):
         model = build().eval()
         channels, height, width = configs[0].input_size if configs else model.pretrained_cfg["input_size"]

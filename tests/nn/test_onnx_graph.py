@@ -18,9 +18,10 @@ from zoo.runtime.session import open_session
     "module",
     [
         Beit(img_size=32, patch_size=8, embed_dim=16, depth=1, num_heads=2, num_classes=3, use_rel_pos_bias=True),
+        nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Flatten(2), nn.TransformerEncoderLayer(16, 2, 8, batch_first=True)),
         Hiera(img_size=(32, 32), embed_dim=8, num_heads=1, stages=(1, 1), q_pool=1, num_classes=3),
     ],
-    ids=["with a mask", "five dimensions"],
+    ids=["with a mask", "by position", "five dimensions"],
 )
 def test_attention_is_exported(module: nn.Module, tmp_path: Path) -> None:
     attention = nn.functional.scaled_dot_product_attention

@@ -190,3 +190,15 @@ def test_a_plugin_that_does_not_keep_its_word_is_told(name: str, message: str, f
     assert message in done.stdout
     assert f"`zoo plugins remove {name}` takes it out again" in done.stdout
     assert fresh("plugins", "remove", name, "--yes").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_dependency_at_an_address_of_its_own(fresh: Zoo, tmp_path: Path) -> None:
+    helper = _wheel(tmp_path, "helper", PLUGIN)
+    direct = _wheel(tmp_path, "direct", PLUGIN, requires=f"zoo_helper @ {helper.as_uri()}")
+    done = fresh("plugins", "install", direct, "--any", "--yes", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {package["name"] for package in json.loads(done.stdout)["installed"]} == {"zoo_direct", "zoo_helper"}
+    assert {"direct", "helper"} <= _plugins(fresh).keys()
+    for name in ("direct", "helper"):
+        assert fresh("plugins", "remove", name, "--yes").returncode == 0

@@ -61,15 +61,17 @@ def _plain_attention() -> Iterator[None]:
     the plain way, since what other ways give is laid out in memory as it does not expect it where there is a mask."""
     usual: Any = functional.scaled_dot_product_attention
 
-    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **rest: Any) -> Tensor:
+    def attention(
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **more: Any
+    ) -> Tensor:
         if query.ndim <= 4 or attn_mask is not None:
-            plain: Tensor = usual(query, key, value, attn_mask, **rest)
+            plain: Tensor = usual(query, key, value, attn_mask, *rest, **more)
             return plain
-        found = usual(*(each.flatten(0, -4) for each in (query, key, value)), **rest)
+        found = usual(*(each.flatten(0, -4) for each in (query, key, value)), None, *rest, **more)
         unflattened: Tensor = found.reshape(*query.shape[:-1], value.shape[-1])
         return unflattened
 
-    functional.scaled_dot_product_attention = attention  # type: ignore[assignment]
+    functional.scaled_dot_product_attention = attention
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
