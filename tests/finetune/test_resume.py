@@ -27,6 +27,7 @@ EVERYTHING = {
     "lp-ft": ("--lr-race", "--interpolate", "--average", "--l2-sp", "0.01"),
     "gradual": ("--cache", "always", "--co-tuning", "1"),
     "surgical": ("--balance", "--layer-decay", "0.5"),
+    "lora": ("--lr-race", "--average", "--co-tuning", "1"),
     "scratch": ("--lr-race",),
 }
 

@@ -114,7 +114,7 @@ def test_a_plugin_for_a_newer_zoo_says_so(source: str, message: str, make_plugin
     make_plugin("wrong", source, requires="zoo>=0.0.1")
     plugins = _by_name(load_plugins())
     assert str(plugins["modern"].error).startswith(message)
-    assert f"(it is for zoo>=99.1, and this is {__version__}: upgrade Zoo, or" in str(plugins["modern"].error)
+    assert f"(it is for zoo>=99.1, and this is {__version__}: install another version" in str(plugins["modern"].error)
     assert "it is for zoo" not in str(plugins["wrong"].error)
 
 

@@ -93,7 +93,7 @@ def cached_weights(cache: Path, entries: Iterable[BackboneEntry], *, verify: boo
         state: Literal["ok", "damaged", "unfinished", "unknown", "unverified"] = "unverified"
         if finished != path:
             state = "unfinished"
-        elif name is None and _kept_digest(path) is None:  # without one it may be of a family too large to list
+        elif name is None and _kept_digest(path) is None:  # with one it may be of a family too large to list
             state = "unknown"
         elif verify:
             expected = sha256 or _kept_digest(path) or ""

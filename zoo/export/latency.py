@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import onnxruntime
 import torch
 
 from zoo.nn.onnx_graph import write_traced
@@ -41,9 +42,10 @@ def backbone_latency(spec: BackboneSpec) -> float:
     return statistics.median(times) * 1e3
 
 
-def processor_name() -> str:
-    """What the processor calls itself."""
+def this_machine() -> str:
+    """What the processor calls itself, and the version of ONNX Runtime."""
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text().splitlines() if facts.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+    processor = next(names, "") or platform.processor() or platform.machine()
+    return f"{processor}, onnxruntime {onnxruntime.__version__}"

@@ -196,9 +196,8 @@ class Job(Work):
         began = time.monotonic()
         if self.plan.strategy.head_from_probe and not checkpoint.is_file():
             self._fit_head(taps=0, refit=False)
-        plan, others = self.plan, list[Weights]()
-        adapters = self._adapters()
         objective = self._objective()
+        plan, others, adapters = self.plan, list[Weights](), self._adapters()
         if plan.strategy.surgical:
             scales = self.run.decide("relative gradients of stages", lambda: self._relative_gradients(objective))
             plan = replace(plan, stage_lrs=tuple(lr * scale for lr, scale in zip(plan.stage_lrs, scales, strict=True)))

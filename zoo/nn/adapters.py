@@ -48,8 +48,10 @@ class Adapters:
         """
         if _digest(self._model.backbone) != self._before:
             raise ZooError("weights beside the adapters changed in training; report this as a bug of Zoo")
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
         for name, module in list(self._model.backbone.named_modules()):
-            if hasattr(module, "get_base_layer") and hasattr(module, "merge"):
+            if isinstance(module, BaseTunerLayer):
                 module.merge()
                 parent, _, last = name.rpartition(".")
                 setattr(self._model.backbone.get_submodule(parent), last, module.get_base_layer())

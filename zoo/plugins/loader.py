@@ -94,7 +94,7 @@ def _load(name: str, points: list[EntryPoint], only: Collection[str] | None) -> 
         heads = _collect(hooks.zoo_heads(), HeadSpec, "zoo_heads")
     # SystemExit too: a module that calls sys.exit() on import must not end the command that looks at it.
     except (Exception, SystemExit) as error:
-        return Plugin(**facts, status="broken", error=_one_line(error) + _too_new(points[0]))
+        return Plugin(**facts, status="broken", error=_one_line(error) + _asks_for_another_zoo(points[0]))
     summary = (module.__doc__ or "").strip().partition("\n")[0]
     return Plugin(**facts, status="ok", summary=summary, backbones=backbones, heads=heads, hooks=hooks)
 
@@ -138,8 +138,8 @@ def _versions_in_one_place(distribution: str) -> list[str]:
     return next((sorted(versions) for versions in found.values() if len(versions) > 1), [])
 
 
-def _too_new(point: EntryPoint) -> str:
-    """What to add to the error of a plugin that asks for a newer Zoo than this."""
+def _asks_for_another_zoo(point: EntryPoint) -> str:
+    """What to add to the error of a plugin that asks for another version of Zoo than this."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in (point.dist.requires if point.dist else None) or ():
@@ -148,9 +148,7 @@ def _too_new(point: EntryPoint) -> str:
         except InvalidRequirement:
             continue
         if needed.name == "zoo" and not needed.specifier.contains(__version__, prereleases=True):
-            return (
-                f" (it is for zoo{needed.specifier}, and this is {__version__}: upgrade Zoo, or install an older one)"
-            )
+            return f" (it is for zoo{needed.specifier}, and this is {__version__}: install another version of either)"
     return ""
 
 

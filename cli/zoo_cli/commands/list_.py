@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,12 +53,11 @@ def _backbones(
         if (text or "") in entry.id
         and (license_ is None or _licensed(entry.spec.weights, license_))
         and (needs is None or any(entry.gives(each) for each in needs))
-        and (max_latency is None or latencies.get(entry.id, max_latency) <= max_latency)
     ]
-    unknown = [entry.id for entry in found if entry.id not in latencies]
-    if max_latency is not None and unknown:
-        found = [entry for entry in found if entry.id in latencies]
-        out.remark(f"not measured, and left out: {', '.join(unknown)}")
+    if max_latency is not None:
+        if unknown := [entry.id for entry in found if entry.id not in latencies]:
+            out.remark(f"not measured, and left out: {', '.join(unknown)}")
+        found = [entry for entry in found if latencies.get(entry.id, math.inf) <= max_latency]
     rows: list[dict[str, Any]] = [
         {
             "backbone": entry.id,

@@ -41,21 +41,19 @@ def _write(out: Output, path: Registry = Path("registry.json"), distribution: Di
 
 def _measure(out: Output, path: Registry = Path("registry.json")) -> None:
     """Measure how long each installed backbone in a registry takes for one image, and write it down there."""
-    from importlib.metadata import version
-
     from zoo.artifacts.files import write_json
     from zoo.catalogue.registry import read_registry
-    from zoo.export.latency import backbone_latency, processor_name
+    from zoo.export.latency import backbone_latency, this_machine
 
     value, rows = read_registry(path), {}
     installed = {entry.id: entry.spec for entry in catalogue().backbones}
     entries = [entry for entry in value["backbones"] if entry["id"] in installed]
+    value["measured_on"] = this_machine()
     with out.progress.task("measuring", len(entries)) as task:
         for entry in entries:
             rows[entry["id"]] = entry["latency_ms"] = round(backbone_latency(installed[entry["id"]]), 1)
+            write_json(path, value)
             task.advance(1, entry["id"])
-    value["measured_on"] = f"{processor_name()}, onnxruntime {version('onnxruntime-gpu')}"
-    write_json(path, value)
     out.result(rows, lambda: out.table(["backbone", "ms"], list(rows.items())))
 
 
