@@ -31,7 +31,7 @@ def _spec(name: str) -> BackboneSpec:
     return CATALOGUE.find_backbone(f"timm/{name}")[0].spec
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES])
 def test_stages_compute_what_the_model_does(name: str) -> None:
     spec = _spec(name)
     torch.manual_seed(0)
