@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=available_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="Zoo trains through torch.compile")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     fabric = make_fabric(arguments.device, arguments.threads)
@@ -95,7 +96,7 @@ def main() -> None:
         },
     )
     data = DataSet(source="", root=Path(), classes=tuple(map(str, range(_CLASSES))), samples=tuple(source.samples))
-    train(place(_model(spec), fabric), spec, data, source, arguments.batch, fabric)
+    train(place(_model(spec), fabric), spec, data, source, arguments.batch, fabric, compiles=arguments.compile)
     medians = {name: statistics.median(seconds[_WARM_STEPS:]) for name, seconds in source.seconds.items()}
     rows = [
         {"loop": name, "ms per step": round(1e3 * seconds, 1), "of the bare loop": seconds / medians["bare loop"]}

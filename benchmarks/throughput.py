@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--backbone", action="append", help="may be given several times")
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    parser.add_argument("--compile", action="store_true", help="train through torch.compile")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=available_threads())
@@ -146,7 +147,7 @@ def _training(
     samples = data.of("train")
     batches = Batches(samples, store=store, input_spec=spec.input, batch_size=arguments.batch, readers=readers)
     source = Watched(batches, _WARM_STEPS + arguments.steps, now)
-    train(model, spec, data, source, arguments.batch, fabric)
+    train(model, spec, data, source, arguments.batch, fabric, compiles=arguments.compile)
     asked, got = source.asked[_WARM_STEPS:], source.got[_WARM_STEPS:]
     total = seconds(asked[0], asked[-1])
     waiting = sum(map(seconds, asked, got))

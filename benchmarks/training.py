@@ -20,7 +20,16 @@ from zoo.progress import Silent
 from zoo.specs import BackboneSpec
 
 
-def train(model: TransferModel, spec: BackboneSpec, data: DataSet, source: Source, batch: int, fabric: Fabric) -> None:
+def train(
+    model: TransferModel,
+    spec: BackboneSpec,
+    data: DataSet,
+    source: Source,
+    batch: int,
+    fabric: Fabric,
+    *,
+    compiles: bool = False,
+) -> None:
     """One pass of full fine-tuning over `source`, whose batches are of `batch` images."""
     request = FinetuneRequest(data="", backbone=spec.name, strategy="full", epochs=1, batch_size=batch)
     plan = make_plan(request, spec, spec.input, data)
@@ -30,6 +39,7 @@ def train(model: TransferModel, spec: BackboneSpec, data: DataSet, source: Sourc
             Network(model),
             plan=replace(plan, patience=0, steps_per_epoch=len(source)),
             splits_of=lambda _: Splits(train=source, val=None, test=None),
+            compiles=lambda *_: compiles,
             check_frozen=lambda _: None,
             track_test=False,
             objective=Objective(loss=nn.functional.cross_entropy),

@@ -19,7 +19,7 @@ from zoo.finetune.extract import Extractor
 from zoo.nn.augment import Augment
 from zoo.nn.backbone import Backbone
 from zoo.nn.batches import WHOLE, Batches, Share, View, shuffled
-from zoo.nn.engine import generator, place
+from zoo.nn.engine import generator, place, seconds_of
 from zoo.nn.fold import folded
 from zoo.nn.model import TransferModel
 
@@ -186,23 +186,12 @@ def measure_costs(
     with folded(model):  # as training will run it
         costs = Costs(
             read=read / len(images),
-            prefix=_seconds(prefix) / len(images),
-            suffix=_seconds(suffix) / len(images),
-            fetch=_seconds(lambda: place(half.clone().float(), fabric)) / len(images),
+            prefix=seconds_of(prefix) / len(images),
+            suffix=seconds_of(suffix) / len(images),
+            fetch=seconds_of(lambda: place(half.clone().float(), fabric)) / len(images),
             readers=batches.readers,
             activation_bytes=half[0].nbytes,
             largest=float(activation.abs().max()),
         )
     model.zero_grad()
     return costs
-
-
-def _seconds(function: Any) -> float:
-    """The faster of two calls after one that warms up."""
-    function()
-    times = []
-    for _ in range(2):
-        began = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - began)
-    return min(times)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from torch import nn
 from zoo.artifacts.files import sha256_file
 from zoo.data.dataset import Split
 from zoo.data.store import labels
-from zoo.errors import ZooError
+from zoo.errors import RunError, ZooError
 from zoo.finetune.checkpoint import Position, save_tensors
+from zoo.finetune.compiling import measure_steps
 from zoo.finetune.events import tell_plugins
 from zoo.finetune.loop import Training
 from zoo.finetune.objective import Network, Objective, Relation, SourceLogits, StartingPoint
@@ -208,6 +210,7 @@ class Job(Work):
                 Network(self.model, source_head),
                 plan=plan,
                 splits_of=self._sources.of_phase,
+                compiles=partial(self._compiles, objective),
                 check_frozen=self._check_frozen,
                 track_test=self.request.track_test,
                 objective=objective,
@@ -233,6 +236,32 @@ class Job(Work):
         splits: dict[Split, Source | None] = {"val": training.splits.val, "test": training.splits.test}
         held_out = {split: logits(self.model, source, fabric=self.fabric) for split, source in splits.items() if source}
         return _Outcome(plan=plan, position=training.position, held_out=held_out, fitted=("train",), averages=averages)
+
+    def _compiles(self, objective: Objective, phase: int, network: Network, source: Source) -> bool:
+        """Whether a phase trains through torch.compile."""
+        choice = self.request.compile
+        if choice == "auto" and (self.fabric.device.type == "cpu" or self.request.deterministic):
+            return False  # measured to be slower on CPUs; and what is measured does not come out the same each time
+
+        def measure() -> dict[str, Any]:
+            steps = math.inf if choice == "always" else self.plan.phases[phase].epochs * self.plan.steps_per_epoch
+            try:
+                times = measure_steps(
+                    network, source, objective=objective, policy=self.plan.augment, steps=steps, fabric=self.fabric
+                )
+            except RunError as error:
+                if choice == "always":
+                    raise
+                self.progress.say(f"{error}; training goes on as usual")
+                return {"compile": False, "why": str(error)}
+            if times.tried:
+                self.progress.say(
+                    f"compiled in {times.compiling:.0f} s: a step takes {times.compiled / times.usual:.2f} of the "
+                    f"usual {times.usual:.2g} s"
+                )
+            return {"compile": choice == "always" or times.pays, **times.to_json()}
+
+        return bool(self.run.decide(f"compile phase {phase}", measure)["compile"])
 
     def _adapters(self) -> Adapters | None:
         """Adapters on the model, where the strategy trains these in place of its weights."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zoo.errors import RunError
 from zoo.finetune.checkpoint import Position, load_checkpoint, save_checkpoint
+from zoo.finetune.compiling import compiled
 from zoo.finetune.interrupt import catch_interrupt
 from zoo.finetune.objective import Network, Objective
 from zoo.finetune.plan import Plan
@@ -54,6 +55,7 @@ class Training:
         *,
         plan: Plan,
         splits_of: Callable[[int], Splits],
+        compiles: Callable[[int, Network, Source], bool],
         check_frozen: Callable[[int], None],
         track_test: bool,
         objective: Objective,
@@ -63,7 +65,8 @@ class Training:
         checkpoint_seconds: float,
         record: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        """`splits_of` gives what a phase trains on, when it begins, and `check_frozen` is called when it ends.
+        """`splits_of` gives what a phase trains on, when it begins, `compiles` whether it trains through torch.compile,
+        and `check_frozen` is called when it ends.
 
         `record` gets one row per evaluation; `track_test` measures the test split, too. `checkpoint` is the file that
         holds the state in between.
@@ -71,6 +74,7 @@ class Training:
         self._model = network.model
         self._plan = plan
         self._splits_of = splits_of
+        self._compiles = compiles
         self._check_frozen = check_frozen
         self._track_test = track_test
         self._objective = objective
@@ -181,8 +185,9 @@ class Training:
             self._check_frozen(self._phase)
         self.splits = self._splits_of(number)
         self._model.freeze(self._plan.phases[number].freeze_stages)
+        compiles = self._compiles(number, self._network, self.splits.train)
         # Wrapped anew, for DDP waits for the gradients of all that was thawed when it came to know the network.
-        self._wrapped = self._fabric.setup_module(self._network)
+        self._wrapped = self._fabric.setup_module(compiled(self._network) if compiles else self._network)
         self._phase = number
         if self.position.step == self._plan.first_step(number):
             self.position.stale = 0  # a plateau under the phase before says nothing about this one

@@ -13,6 +13,7 @@ from zoo.errors import UsageError
 Device = Literal["auto", "cpu", "cuda"]
 AugmentChoice = Literal["auto", "none", "gentle", "crop", "trivial", "affine"]
 CacheChoice = Literal["auto", "always", "never"]
+CompileChoice = Literal["auto", "always", "never"]
 StrategyName = Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "lora", "dora", "full", "scratch"]
 
 
@@ -61,6 +62,8 @@ class FinetuneRequest:
     """Whether a mirrored image keeps its meaning; as the backbone's weights say when None."""
     cache: CacheChoice = "auto"
     """Whether activations at the freeze boundary are computed once and kept; `auto`: where that is estimated to pay."""
+    compile: CompileChoice = "auto"
+    """Whether the network is trained through torch.compile; `auto`: on a GPU, where that is measured to pay."""
     views: int | None = None
     """Views of each image, the plain one among them, that frozen stages see.
 
@@ -166,6 +169,7 @@ class FinetuneRequest:
             device=self.device,
             threads=self.threads,
             deterministic=self.deterministic,
+            compile=self.compile,
             on_bad_sample=self.on_bad_sample,
             track_test=self.track_test,
             checkpoint_seconds=self.checkpoint_seconds,
@@ -179,6 +183,7 @@ class FinetuneRequest:
             "--lr": self.lr is not None,
             "--patience": self.patience is not None,
             "--cache": self.cache != "auto",
+            "--compile": self.compile != "auto",
             "--layer-decay": self.layer_decay is not None,
             "--l2-sp": self.l2_sp > 0,
             "--co-tuning": self.co_tuning > 0,

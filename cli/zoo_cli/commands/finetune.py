@@ -85,6 +85,10 @@ def _finetune(
         Literal["auto", "always", "never"],
         typer.Option(help="Run frozen stages once and keep their activations (auto: where it pays)."),
     ] = "auto",
+    compile_: Annotated[
+        Literal["auto", "always", "never"],
+        typer.Option("--compile", help="Train through torch.compile (auto: on a GPU, where it pays)."),
+    ] = "auto",
     views: Annotated[int | None, typer.Option(min=1, help="Views of each image that frozen stages see.")] = None,
     patience: Annotated[int | None, typer.Option(min=0, help="Evaluations without gain before stopping.")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Use only so many training images per class.")] = None,
@@ -153,6 +157,7 @@ def _finetune(
             augment=augment,
             mirror=mirror,
             cache=cache,
+            compile=compile_,
             views=views,
             patience=patience,
             shots=shots,
