@@ -101,6 +101,9 @@ def test_the_plugin_chapter(make_environment: Callable[..., Any], tmp_path: Path
         assert done.returncode == 0, line + done.stdout + done.stderr
         said[line] = done.stdout
     assert re.search(r"ok +mine +zoo-mine 1\.0 +1 backbones", said["$ zoo plugins list"])
-    assert said["$ zoo plugins check mine --deep"] == "mine: 1 backbones and 0 heads do what they say\n"
+    assert (
+        said["$ zoo plugins check mine --deep"]
+        == "mine: 1 backbones, 0 heads and 0 pretrained sets at hand do what they say\n"
+    )
     assert "1 passed" in said["$ pytest"]
     assert "3 passed" in said["$ pytest --zoo-contract"]

@@ -144,5 +144,8 @@ def test_a_model_of_a_hub_when_it_is_asked_for(hub: str, dataset: Path, zoo_proc
 
 def test_one_backbone_is_checked_on_the_command_line(zoo: Zoo) -> None:
     done = zoo("plugins", "check", "timm/test_resnet")
-    assert (done.returncode, done.stdout) == (0, "timm/test_resnet: 1 backbones and 0 heads do what they say\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "timm/test_resnet: 1 backbones, 0 heads and 0 pretrained sets at hand do what they say\n",
+    )
     assert zoo("plugins", "check", "timm/resnt18").returncode == 2

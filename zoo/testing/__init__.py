@@ -10,5 +10,6 @@ from zoo.testing.backbone import check_backbone
 from zoo.testing.finding import Finding
 from zoo.testing.head import check_head
 from zoo.testing.plugin import check_plugin
+from zoo.testing.weights import check_weights
 
-__all__ = ["Finding", "check_backbone", "check_head", "check_plugin"]
+__all__ = ["Finding", "check_backbone", "check_head", "check_plugin", "check_weights"]

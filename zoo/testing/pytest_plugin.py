@@ -7,6 +7,7 @@ Nothing is imported before the option is given: every pytest of an environment t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -83,10 +84,15 @@ def _chosen(names: list[str]) -> Iterator[Plugin]:
 def _checks(plugin: Plugin) -> Iterator[tuple[str, Callable[[], list[Finding]]]]:
     from functools import partial
 
-    from zoo.testing import check_backbone, check_head, check_plugin
+    from zoo.catalogue.weights import weights_path
+    from zoo.testing import check_backbone, check_head, check_plugin, check_weights
 
     yield "module", partial(check_plugin, plugin)
     for backbone in plugin.backbones:
         yield f"{backbone.name} (backbone)", partial(check_backbone, backbone, deep=True)
+        for weights in backbone.weights:
+            if weights.url.startswith("package:"):  # others may have to be fetched first
+                path = weights_path(weights, Path())
+                yield f"{backbone.name}@{weights.tag} (weights)", partial(check_weights, backbone, weights, path)
     for head in plugin.heads:
         yield f"{head.name} (head)", partial(check_head, head)

@@ -11,7 +11,7 @@ from zoo.errors import PluginError
 from zoo_cli.command import command
 from zoo_cli.commands import plugin_install
 from zoo_cli.render import Output
-from zoo_cli.settings import catalogue, plugins
+from zoo_cli.settings import cache_folder, catalogue, plugins
 
 
 def add_to(app: typer.Typer) -> None:
@@ -70,21 +70,32 @@ def _check(
     ],
     deep: Annotated[bool, typer.Option("--deep", help="Also export every backbone to ONNX and compare.")] = False,
 ) -> None:
-    """Check that a plugin's backbones and heads do what their specs say."""
+    """Check that a plugin's backbones, its weights where they have been fetched, and its heads do what specs say."""
     plugin = catalogue().find_plugin(name.partition("/")[0])
     if plugin.status != "ok":
         raise PluginError(f"plugin {plugin.name!r} cannot be used: {plugin.error or 'left out by ZOO_PLUGINS'}")
-    from zoo.testing import check_backbone, check_head, check_plugin
+    from zoo.catalogue.weights import weights_path
+    from zoo.testing import check_backbone, check_head, check_plugin, check_weights
 
     backbones, heads = plugin.backbones, plugin.heads
     if plugin.name != name:
         backbones, heads = [catalogue().find_backbone(name)[0].spec], []
     rows = [{"spec": plugin.name, "what": f.what, "message": f.message} for f in check_plugin(plugin)]
-    with out.progress.task(f"checking {name}", len(backbones) + len(heads)) as task:
+    at_hand = [
+        (backbone, weights, path)
+        for backbone in backbones
+        for weights in backbone.weights
+        if (path := weights_path(weights, cache_folder())).is_file()
+    ]
+    with out.progress.task(f"checking {name}", len(backbones) + len(at_hand) + len(heads)) as task:
         for backbone in backbones:
             findings = check_backbone(backbone, deep=deep)
             rows += [{"spec": backbone.name, "what": f.what, "message": f.message} for f in findings]
             task.advance(1, backbone.name)
+        for backbone, weights, path in at_hand:
+            findings = check_weights(backbone, weights, path)
+            rows += [{"spec": backbone.name, "what": f.what, "message": f.message} for f in findings]
+            task.advance(1, f"{backbone.name}@{weights.tag}")
         for head in heads:
             findings = check_head(head)
             rows += [{"spec": head.name, "what": f.what, "message": f.message} for f in findings]
@@ -94,9 +105,13 @@ def _check(
         for row in rows:
             out.line(f"{row['spec']}: {row['message']}")
         if not rows:
-            out.line(f"{name}: {len(backbones)} backbones and {len(heads)} heads do what they say")
+            out.line(
+                f"{name}: {len(backbones)} backbones, {len(heads)} heads and {len(at_hand)} pretrained sets at hand do "
+                "what they say"
+            )
 
-    out.result({"plugin": plugin.name, "ok": not rows, "findings": rows}, words)
+    checked = [f"{backbone.name}@{weights.tag}" for backbone, weights, _ in at_hand]
+    out.result({"plugin": plugin.name, "ok": not rows, "findings": rows, "weights": checked}, words)
     if rows:
         raise typer.Exit(PluginError.exit_code)
 
