@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zoo.artifacts.runs import RunFolder
 from zoo.catalogue import Catalogue
-from zoo.data.dataset import DataSet, Sample
+from zoo.data.dataset import DataSet, Sample, trained_on
 from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore, OnBadSample, check_images, labels
 from zoo.errors import DataError
@@ -102,17 +102,19 @@ def _by_run(
 ) -> tuple[tuple[str, ...], NDArray[Any], int]:
     """Classes, probabilities, and how many of the images the run was trained on."""
     from zoo.nn.batches import Batches
-    from zoo.nn.build import load_run_model
     from zoo.nn.engine import make_fabric, place
+    from zoo.nn.gate import load_gate, load_members
     from zoo.nn.inference import logits
 
     run = RunFolder.open_complete(path)
     fabric = make_fabric(device, threads or available_threads())
-    model, record = load_run_model(run, catalogue)
-    place(model, fabric)
-    batches = Batches(samples, store=store, input_spec=record.input, batch_size=_BATCH)
-    found, _ = logits(model, batches, fabric=fabric, progress=progress)
-    used, splits = DataSet.from_json(run.read("dataset")), run.read("result")["fitted_splits"]
-    trained = {sample.sha256 for sample in used.samples if sample.split in splits}
+    gate, members, found = load_gate(run), load_members(run, catalogue), list[NDArray[Any]]()
+    for model, record in members:
+        batches = Batches(samples, store=store, input_spec=record.input, batch_size=_BATCH)
+        place(model, fabric)
+        rows, _ = logits(model, batches, fabric=fabric, progress=progress)
+        found.append(rows.softmax(1).numpy())
+    probabilities = gate.follow(np.stack(found))[0] if gate else found[0]
+    trained = set[str]().union(*(trained_on(member) for member in run.members or [run]))
     seen = sum(sample.sha256 in trained for sample in samples)
-    return record.classes, found.softmax(1).numpy(), seen
+    return members[0][1].classes, probabilities, seen

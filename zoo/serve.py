@@ -12,13 +12,14 @@ import numpy as np
 import uvicorn
 from numpy.typing import NDArray
 
-from zoo.artifacts.manifest import INPUT, OUTPUT
+from zoo.artifacts.manifest import EXIT, INPUT, OUTPUT
 from zoo.data.images import check_size, decode_image
 from zoo.errors import DataError, ModelError, ZooError
 from zoo.runtime.golden import golden_image
 from zoo.runtime.model import OnnxModel, TensorInfo
 from zoo.runtime.session import Device
 from zoo.serving.app import MAX_BODY_BYTES, make_app
+from zoo.serving.exits import ExitCounter
 from zoo.serving.tensors import ProtocolError, TensorSpec, datatype_of
 
 _GOLDEN_TOLERANCE = 1e-3
@@ -48,9 +49,17 @@ class ServedOnnx:
         self.outputs: Sequence[TensorSpec] = [_spec(model, tensor) for tensor in model.outputs]
         self.labels: Sequence[str] | None = model.manifest.labels if model.manifest else None
         self.image_input = INPUT if model.manifest else None
+        self.exits = _exit_counter(model)
 
     def infer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """The named outputs. Raises ProtocolError for inputs the model refuses."""
+        if self.exits is None:
+            return self._answer(feeds, outputs)
+        *answers, exits = self._answer(feeds, [*outputs, EXIT])
+        self.exits.add(exits)
+        return answers
+
+    def _answer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         image = feeds.get(self.image_input) if self.image_input else None
         try:
             if image is not None and image.dtype == object:
@@ -71,8 +80,7 @@ class ServedOnnx:
         if not files.size:
             raise DataError(f"no image files: {INPUT} is empty; send at least one")
         images = [decode_image(content, f"image {row}") for row, content in enumerate(files.ravel())]
-        probabilities = self._model.probabilities(images)
-        return [probabilities for _ in outputs]
+        return self._model.of_images(images, outputs)
 
 
 def load_models(request: ServeRequest) -> list[ServedOnnx]:
@@ -139,6 +147,14 @@ def _check_golden(model: OnnxModel) -> None:
                 f"{model.path} does not give the answers its manifest expects: off by {worst:.1e} in probabilities; "
                 "the file is damaged or this machine computes wrongly: export it again"
             )
+
+
+def _exit_counter(model: OnnxModel) -> ExitCounter | None:
+    cascade = model.manifest.cascade if model.manifest else None
+    if cascade is None or cascade["kind"] != "gate":
+        return None
+    members = cascade["members"]
+    return ExitCounter(model.name, [m["backbone"] for m in members], [m["exit_rate"] for m in members])
 
 
 def _spec(model: OnnxModel, tensor: TensorInfo) -> TensorSpec:

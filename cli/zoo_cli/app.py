@@ -13,6 +13,7 @@ import typer
 from zoo import __version__
 from zoo_cli.commands import (
     bench,
+    cascade,
     evaluate,
     export,
     finetune,
@@ -64,6 +65,7 @@ for module in (
     plugins,
     weights,
     finetune,
+    cascade,
     evaluate,
     report,
     export,

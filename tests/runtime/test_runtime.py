@@ -9,9 +9,9 @@ import pytest
 
 from zoo.errors import DeviceError, ModelError
 from zoo.runtime.golden import golden_image
-from zoo.runtime.placement import node_placement
 from zoo.runtime.session import cuda_devices, open_session
 from zoo.runtime.threads import available_threads
+from zoo.runtime.trace import trace
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,6 @@ def test_not_a_model(tmp_path: Path) -> None:
 
 
 def test_placement_names_the_provider_of_every_node(model: Path) -> None:
-    placement = node_placement(model, {"image": golden_image(32, 32, 0)[None]}, device="cpu")
+    placement = trace(model, [{"image": golden_image(32, 32, 0)[None]}], device="cpu").nodes
     assert set(placement) == {"CPUExecutionProvider"}
     assert placement["CPUExecutionProvider"] > 10

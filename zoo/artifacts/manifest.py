@@ -14,6 +14,8 @@ METADATA_KEY = "zoo"
 
 INPUT = "image"
 OUTPUT = "probabilities"
+EXIT = "exit"
+"""Of a gated cascade: the number of the member that answered, int64 [N]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,8 @@ class ModelManifest:
     parity: Mapping[str, Any]
     golden: tuple[Golden, ...]
     versions: Mapping[str, str]
+    cascade: Mapping[str, Any] | None = None
+    """Of a cascade: its kind, when it stops, and what its members are."""
 
     def to_json(self) -> str:
         """The manifest as the text that goes into the model."""

@@ -55,7 +55,10 @@ class ModelRecord:
 
 
 class RunFolder:
-    """One run on disk. `create` makes it, `open` finds it; nothing else writes its records."""
+    """One run on disk. `create` makes it, `open` finds it; nothing else writes its records.
+
+    A cascade is a run that holds the runs it was made of.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -178,6 +181,19 @@ class RunFolder:
                 return dict(splits)
         except (OSError, EOFError, ValueError, BadZipFile) as error:
             raise RunError(f"cannot read {self._predictions}: {error}; start the run again") from None
+
+    @property
+    def members(self) -> list[RunFolder]:
+        """The runs that a cascade was made of, in order; none where this run is one model."""
+        folder = self.path / "members"
+        return [RunFolder(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
+
+    def add_member(self, other: RunFolder) -> RunFolder:
+        """Copies the records of the finished run `other` into this cascade, and gives the copy, without weights."""
+        copy = RunFolder.create(self.path / "members" / f"{len(self.members):02d}")
+        for name in ("request", "dataset", "environment", "result"):
+            copy.write(name, other.read(name))
+        return copy
 
     def take_over(self, other: RunFolder) -> None:
         """Copies what training left in the finished run `other`: weights, predictions and metrics."""

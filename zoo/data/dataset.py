@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from zoo.artifacts.runs import RunFolder
+
 Split = Literal["train", "val", "test"]
 
 
@@ -75,3 +77,9 @@ class DataSet:
             classes=tuple(value["classes"]),
             samples=tuple(Sample(**sample) for sample in value["samples"]),
         )
+
+
+def trained_on(run: RunFolder) -> set[str]:
+    """Digests of the images that the weights of a finished run were fitted on."""
+    used, splits = DataSet.from_json(run.read("dataset")), run.read("result")["fitted_splits"]
+    return {sample.sha256 for sample in used.samples if sample.split in splits}

@@ -17,7 +17,7 @@ _EXAMPLE_SIZE = (97, 131)
 _MAX_SIDE = 32_768
 
 
-class Answering(nn.Module):
+class Serving(nn.Module):
     """The model as it is served: preprocessing before it, softmax behind it."""
 
     def __init__(self, model: TransferModel) -> None:
@@ -36,7 +36,7 @@ def to_onnx(model: TransferModel) -> onnx.ModelProto:
     """
     axes = {0: torch.export.Dim("batch"), 1: _side("height"), 2: _side("width")}
     example = torch.zeros(2, *_EXAMPLE_SIZE, 3, dtype=torch.uint8)
-    proto = export_graph(Answering(model), example, inputs=INPUT, outputs=OUTPUT, axes=axes)
+    proto = export_graph(Serving(model), example, inputs=INPUT, outputs=OUTPUT, axes=axes)
     _strip(proto)
     proto.producer_name, proto.producer_version = "zoo", ""
     return proto

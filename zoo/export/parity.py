@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from zoo.data.images import decode_image
 from zoo.errors import ParityError
-from zoo.export.graph import Answering
-from zoo.nn.model import TransferModel
+from zoo.export.answering import Answering
 from zoo.runtime.golden import golden_image
 from zoo.runtime.session import open_session
 
@@ -37,23 +35,21 @@ def synthetic_jpegs() -> list[bytes]:
     return [_encode(golden_image(height, width, seed)) for seed, (height, width) in enumerate(_SYNTHETIC)]
 
 
-def measure_parity(model: TransferModel, exported: Path, jpegs: Sequence[bytes], *, threads: int) -> float:
+def measure_parity(answering: Answering, exported: Path, jpegs: Sequence[bytes], *, threads: int) -> float:
     """The largest difference in probabilities between the model in torch and the file in ONNX Runtime on the CPU.
 
     Both decode the same JPEG bytes; compared at batch sizes 1, 2, 3 and 8, every image being in one batch of each
     size at least (the images of a batch are cut to their common size). Raises ParityError beyond `TOLERANCE`.
     """
     session = open_session(exported, device="cpu", threads=threads)
-    answering = Answering(model).eval()
     images = [decode_image(jpeg) for jpeg in jpegs]
     worst = 0.0
     for size in BATCHES:
         for start in range(0, len(images), size):
             group = [images[(start + offset) % len(images)] for offset in range(size)]
             batch = _common(group)
-            with torch.inference_mode():
-                ours = answering(torch.from_numpy(batch)).numpy()
-            theirs = session.run(None, {session.get_inputs()[0].name: batch})[0]
+            theirs, *exits = session.run(None, {session.get_inputs()[0].name: batch})
+            ours = answering(batch, *exits)
             if theirs.shape != ours.shape or not np.isfinite(theirs).all():
                 raise ParityError(f"exported model gives {theirs.shape} at batch {size}, expected {ours.shape}")
             worst = max(worst, float(np.abs(ours - theirs).max()))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from zoo import __version__
 from zoo.artifacts.files import write_bytes
@@ -17,11 +16,12 @@ from zoo.artifacts.runs import ModelRecord, RunFolder
 from zoo.catalogue import Catalogue
 from zoo.data.dataset import DataSet, Sample
 from zoo.errors import ModelError
-from zoo.export.graph import Answering, attach_manifest, to_onnx
+from zoo.export.answering import Answering
+from zoo.export.graph import attach_manifest, to_onnx
 from zoo.export.parity import BATCHES, as_jpegs, measure_parity, synthetic_jpegs
-from zoo.nn.build import load_run_model
+from zoo.export.stitch import stitch
 from zoo.nn.engine import make_fabric
-from zoo.nn.model import TransferModel
+from zoo.nn.gate import Gate, load_gate, load_members
 from zoo.progress import Progress
 from zoo.runtime.golden import golden_image
 from zoo.runtime.threads import available_threads
@@ -41,20 +41,24 @@ def export(run_path: Path, out: Path, *, catalogue: Catalogue, progress: Progres
     run = RunFolder.open_complete(run_path)
     _check_target(out)
     make_fabric("cpu", available_threads())
-    with progress.task("exporting", 3) as task:
-        model, record = load_run_model(run, catalogue)
+    gate, members = load_gate(run), load_members(run, catalogue)
+    answering = Answering([model for model, _ in members], gate)
+    with progress.task("exporting", len(members) + 1) as task:
         result, data = run.read("result"), DataSet.from_json(run.read("dataset"))
-        task.advance(1, "to ONNX")
-        proto = to_onnx(model)
-        task.advance(1, "parity")
+        protos = []
+        for model, record in members:
+            protos.append(to_onnx(model))
+            task.advance(1, record.backbone)
+        proto = stitch(protos, gate) if gate else protos[0]
         jpegs = synthetic_jpegs() + as_jpegs([data.path(sample) for sample in _parity_samples(data)])
         with tempfile.TemporaryDirectory() as folder:
             candidate = Path(folder) / "model.onnx"
             candidate.write_bytes(_serialise(proto.SerializeToString, proto.ByteSize()))
-            worst = measure_parity(model, candidate, jpegs, threads=available_threads())
-        task.advance()
+            worst = measure_parity(answering, candidate, jpegs, threads=available_threads())
+        task.advance(1, "parity")
     parity = {"max_abs": worst, "batches": list(BATCHES), "images": len(jpegs)}
-    attach_manifest(proto, _manifest(run, model, record, result, data, parity))
+    records = [record for _, record in members]
+    attach_manifest(proto, _manifest(run, answering, records, gate, result, data, parity))
     content = _serialise(proto.SerializeToString, proto.ByteSize())
     try:
         write_bytes(out, content)
@@ -65,36 +69,59 @@ def export(run_path: Path, out: Path, *, catalogue: Catalogue, progress: Progres
 
 def _manifest(
     run: RunFolder,
-    model: TransferModel,
-    record: ModelRecord,
+    answering: Answering,
+    records: Sequence[ModelRecord],
+    gate: Gate | None,
     result: dict[str, Any],
     data: DataSet,
     parity: dict[str, Any],
 ) -> ModelManifest:
+    last = records[-1]  # of a cascade: the one that sees the finest pictures
     return ModelManifest(
         task="classification",
-        labels=record.classes,
-        input=asdict(record.input),
-        backbone=record.backbone,
-        weights=record.weights,
-        weights_license=record.weights_license,
-        pretrained_on=record.pretrained_on,
+        labels=last.classes,
+        input=asdict(last.input),
+        backbone=result["backbone"],
+        weights=last.weights,
+        weights_license=_all([record.weights_license for record in records]),
+        pretrained_on=_all([record.pretrained_on for record in records]),
         strategy=result["strategy"],
         run_weights_sha256=result["weights_sha256"],
-        source_weights_sha256=record.weights_sha256,
+        source_weights_sha256=last.weights_sha256,
         data_fingerprint=data.fingerprint,
         seed=run.read("request")["request"]["seed"],
         metrics={name: result[name] for name in ("val_accuracy", "test_accuracy")},
         parity=parity,
-        golden=tuple(_golden(model, height, width, seed) for seed, (height, width) in enumerate(_GOLDEN_SIZES)),
+        golden=tuple(_golden(answering, height, width, seed) for seed, (height, width) in enumerate(_GOLDEN_SIZES)),
         versions={"zoo": __version__, **{name: version(name) for name in ("torch", "onnx", "onnxscript")}},
+        cascade=_cascade(gate, records, result) if gate else None,
     )
 
 
-def _golden(model: TransferModel, height: int, width: int, seed: int) -> Golden:
-    image = torch.from_numpy(golden_image(height, width, seed))[None]
-    with torch.inference_mode():
-        probabilities = Answering(model).eval()(image)[0].tolist()
+def _cascade(gate: Gate, records: Sequence[ModelRecord], result: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says of a gate: its members, and how many images stopped at each while the threshold was
+    chosen, to compare with later."""
+    members = [
+        {
+            "backbone": record.backbone,
+            "weights": record.weights,
+            "weights_sha256": record.weights_sha256,
+            "weights_license": record.weights_license,
+            "input": asdict(record.input),
+            "exit_rate": exits,
+        }
+        for record, exits in zip(records, result["val_exits"], strict=True)
+    ]
+    return {"kind": "gate", **asdict(gate), "members": members}
+
+
+def _all(values: Sequence[str | None]) -> str | None:
+    """The different ones that are known, in order."""
+    return " and ".join(dict.fromkeys(value for value in values if value)) or None
+
+
+def _golden(answering: Answering, height: int, width: int, seed: int) -> Golden:
+    probabilities = answering(golden_image(height, width, seed)[None])[0].tolist()
     return Golden(height=height, width=width, seed=seed, probabilities=tuple(probabilities))
 
 

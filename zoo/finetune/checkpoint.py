@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
-from zoo.artifacts.files import write_atomically
 from zoo.errors import RunError
+from zoo.nn.weights import save_tensors
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,18 +38,6 @@ class Position:
     def __post_init__(self) -> None:
         right, certain = self.best_merit
         self.best_merit = right, certain  # a list where it comes from JSON
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes `tensors` (name -> tensor, on any device, in any layout) as one safetensors file, atomically.
-
-    Raises RunError where the disk is full or the folder read-only.
-    """
-    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        write_atomically(path, lambda temporary: save_file(copies, temporary, metadata=metadata))
-    except (OSError, SafetensorError) as error:  # safetensors wraps the operating system's error in its own
-        raise RunError(f"cannot write weights: {path} ({error}); free space, then --resume") from None
 
 
 def save_checkpoint(path: Path, position: Position, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:

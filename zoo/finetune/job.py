@@ -21,7 +21,7 @@ from zoo.artifacts.files import sha256_file
 from zoo.data.dataset import Split
 from zoo.data.store import labels
 from zoo.errors import RunError, ZooError
-from zoo.finetune.checkpoint import Position, save_tensors
+from zoo.finetune.checkpoint import Position
 from zoo.finetune.compiling import measure_steps
 from zoo.finetune.events import tell_plugins
 from zoo.finetune.loop import Training
@@ -45,6 +45,7 @@ from zoo.nn.model import state_digest
 from zoo.nn.tap_choice import choose_taps
 from zoo.nn.taps import make_taps
 from zoo.nn.team import share
+from zoo.nn.weights import save_tensors
 
 _SURGICAL_BATCHES = 5
 

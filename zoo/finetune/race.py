@@ -10,11 +10,11 @@ from typing import Any
 from safetensors.torch import load_file
 
 from zoo.artifacts.runs import RunFolder
-from zoo.finetune.checkpoint import save_tensors
 from zoo.finetune.loop import Training
 from zoo.finetune.plan import Plan
 from zoo.nn.average import Weights, trainable
 from zoo.nn.model import TransferModel
+from zoo.nn.weights import save_tensors
 from zoo.progress import Progress
 
 _FACTORS = (1 / 3, 1.0, 3.0)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
-from zoo import __version__
 from zoo.artifacts.files import sha256_file
 from zoo.artifacts.runs import ModelRecord, RunFolder
+from zoo.artifacts.versions import package_versions
 from zoo.catalogue import Catalogue
 from zoo.data.dataset import DataSet
 from zoo.data.splits import open_dataset
@@ -92,7 +90,7 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     data, skipped = check_images(data, store, on_bad=request.on_bad_sample, threads=threads, progress=progress)
     run = RunFolder.create(out)
     with _alone(run):
-        run.write("environment", _versions())
+        run.write("environment", package_versions())
         run.write("dataset", {**data.to_json(), "skipped": skipped})
         run.write_model(asdict(request), record)
         progress.say(f"strategy {request.strategy}: {run.decide('why this strategy', lambda: why)}")
@@ -308,14 +306,3 @@ def _stage_params(backbone: Backbone) -> list[int]:
 
 def _params(module: Any) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _versions() -> dict[str, Any]:
-    packages = ("torch", "torchvision", "lightning-fabric", "numpy", "pillow")
-    return {
-        "zoo": __version__,
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "machine": platform.machine(),
-        **{name: version(name) for name in packages},
-    }

@@ -1,18 +1,20 @@
-"""Files of weights into modules: strictly, or not at all. Never random weights in their place."""
+"""Files of weights, read into modules: strictly, or not at all, never random weights in their place; and written."""
 
 from __future__ import annotations
 
 import pickle
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from zoo.errors import WeightsError
+from zoo.artifacts.files import write_atomically
+from zoo.errors import RunError, WeightsError
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -36,6 +38,18 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(value, dict) or not value or not all(isinstance(v, Tensor) for v in value.values()):
         raise WeightsError(f"no state dict in {path}; give a file of named tensors")
     return value
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes `tensors` (name -> tensor, on any device, in any layout) as one safetensors file, atomically.
+
+    Raises RunError where the disk is full or the folder read-only.
+    """
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        write_atomically(path, lambda temporary: save_file(copies, temporary, metadata=metadata))
+    except (OSError, SafetensorError) as error:  # safetensors wraps the operating system's error in its own
+        raise RunError(f"cannot write weights: {path} ({error}); free space, then --resume") from None
 
 
 def _load_torch(path: Path) -> Any:

@@ -61,6 +61,23 @@ def transfer_curves(transfer: Transfer) -> Markup:
     return plot.markup()
 
 
+def gate_walk(steps: Sequence[Mapping[str, Any]], alone: float) -> Markup:
+    """Accuracy of a gated cascade against its work, from the strictest threshold to the chosen one."""
+    chosen = steps[-1]
+    plot = Plot(
+        "Accuracy against work",
+        f"The chosen threshold gives {percent(chosen['accuracy'])} on the images that choose, for "
+        f"{percent(chosen['work'])} of the work of the last member, which alone gives {percent(alone)}.",
+        x=Axis.up_to("work, beside the last member alone", max(1.0, *(step["work"] for step in steps))),
+        y=Axis.share("accuracy"),
+    )
+    plot.line([(step["work"], step["accuracy"]) for step in steps], "one", marks=True)
+    plot.line([(0, alone), (1, alone)], "ideal")
+    for label, style in (("cascade", "one"), ("last member alone", "ideal")):
+        plot.legend(label, style)
+    return plot.markup()
+
+
 def reliability_diagram(bins: Sequence[ReliabilityBin], ece: float) -> Markup:
     """How often the model was right against how sure it was (Guo et al. 2017, figure 1), with 95 % intervals."""
     plot = Plot(

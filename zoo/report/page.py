@@ -13,8 +13,8 @@ GENERATOR = '<meta name="generator" content="zoo report">'
 """What marks a page as ours."""
 
 
-def render(facts: Mapping[str, Any]) -> str:
-    """The page of a run; everything in `facts` but finished markup is escaped."""
+def render(template: str, facts: Mapping[str, Any]) -> str:
+    """The page of a run by a template of this package; everything in `facts` but finished markup is escaped."""
     templates = Environment(
         loader=PackageLoader("zoo.report"),
         autoescape=True,
@@ -23,4 +23,4 @@ def render(facts: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     templates.filters |= {"percent": percent, "interval": interval, "seconds": seconds}
-    return templates.get_template("page.html").render(facts, generator=GENERATOR)
+    return templates.get_template(template).render(facts, generator=GENERATOR)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 from zoo.finetune.request import FinetuneRequest
@@ -28,4 +29,11 @@ def command_line(request: Mapping[str, Any]) -> str:
             lines.append([f"--{option}" if value else f"--no-{option}"])
         else:
             lines.append([f"--{option}", ",".join(map(str, value)) if isinstance(value, list) else str(value)])
+    return " \\\n  ".join(map(shlex.join, lines))
+
+
+def gate_command_line(request: Mapping[str, Any], out: Path) -> str:
+    """`zoo cascade gate ...` with the options of `request` (as in request.json); one option to a line."""
+    lines = [["zoo", "cascade", "gate", *request["runs"], request["data"], "--out", str(out)]]
+    lines += [[f"--{name.replace('_', '-')}", f"{request[name]}"] for name in ("max_loss", "split", "seed")]
     return " \\\n  ".join(map(shlex.join, lines))

@@ -17,7 +17,7 @@ from zoo.report.held_out import read_held_out
 from zoo.report.mistakes import confident_mistakes
 from zoo.report.page import GENERATOR, render
 from zoo.report.parts import network_parts
-from zoo.report.reproduce import command_line
+from zoo.report.reproduce import command_line, gate_command_line
 from zoo.report.transfer import read_transfer
 
 _PAIRS = 10
@@ -34,7 +34,11 @@ def report(run_path: Path, out: Path | None = None) -> dict[str, Any]:
     _check_target(out)
     try:
         facts, numbers = _facts(run)
-        page = render(facts)
+        if run.members:
+            _add_gate(run, facts)
+        else:
+            _add_training(run, facts, numbers)
+        page = render("gate.html" if run.members else "training.html", facts)
     except (KeyError, TypeError, UndefinedError) as error:
         raise RunError(f"records of {run_path} do not fit: {error!r}; start the run again") from None
     write_bytes(out, page.encode())
@@ -42,20 +46,15 @@ def report(run_path: Path, out: Path | None = None) -> dict[str, Any]:
 
 
 def _facts(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the page shows, and its main numbers."""
-    request, result, environment = run.read("request"), run.read("result"), run.read("environment")
-    dataset = run.read("dataset")
-    data, model, rows = DataSet.from_json(dataset), run.read_model(), run.read_metrics()
-    held_out, transfer = read_held_out(run, data), read_transfer(run)
+    """What every page shows, and its main numbers."""
+    result, dataset = run.read("result"), run.read("dataset")
+    data = DataSet.from_json(dataset)
+    held_out = read_held_out(run, data)
     metrics = held_out.metrics
     bins = reliability_bins(held_out.confidence, held_out.predicted == held_out.truth)
-    comparison = transfer.to_json() if transfer else None
     facts = {
-        "request": request["request"],
-        "model": model,
         "result": result,
-        "plan": result["plan"],
-        "environment": {name: value for name, value in environment.items() if name != "schema"},
+        "environment": {name: value for name, value in run.read("environment").items() if name != "schema"},
         "data": data,
         "fingerprint": dataset["fingerprint"],
         "counts": data.counts(),
@@ -63,16 +62,10 @@ def _facts(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
         "metrics": metrics,
         # Classes without images have no recall; they come last.
         "per_class": sorted(metrics["per_class"].items(), key=lambda row: (row[1]["n"] == 0, row[1]["recall"] or 0)),
-        "comparison": comparison,
-        "parts": network_parts(result["plan"], run.weights),
         "mistakes": confident_mistakes(held_out, data),
         "pairs": held_out.most_confused(_PAIRS),
         "wrong": int((held_out.predicted != held_out.truth).sum()),
-        "command": command_line(request["request"]),
         "charts": {
-            "accuracy": charts.accuracy_curves(rows, result["best_step"]),
-            "loss": charts.loss_curves(rows, result["best_step"]),
-            "transfer": charts.transfer_curves(transfer) if transfer else None,
             "reliability": charts.reliability_diagram(bins, metrics["ece"]),
             "confidence": charts.confidence_counts(bins),
             "confusion": charts.confusion_heat_map(held_out),
@@ -83,10 +76,49 @@ def _facts(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
         **{name: metrics[name] for name in ("accuracy", "interval95", "ece", "ece_by_chance", "n")},
         "strategy": result["strategy"],
         "backbone": result["backbone"],
-        "transfer": comparison,
+        "transfer": None,
         "seconds": result["seconds"],
     }
     return facts, numbers
+
+
+def _add_training(run: RunFolder, facts: dict[str, Any], numbers: dict[str, Any]) -> None:
+    """What the page of one trained model shows beside."""
+    result, rows, transfer = facts["result"], run.read_metrics(), read_transfer(run)
+    request = run.read("request")["request"]
+    numbers["transfer"] = transfer.to_json() if transfer else None
+    facts |= {
+        "request": request,
+        "model": run.read_model(),
+        "plan": result["plan"],
+        "comparison": numbers["transfer"],
+        "parts": network_parts(result["plan"], run.weights),
+        "command": command_line(request),
+    }
+    facts["charts"] |= {
+        "accuracy": charts.accuracy_curves(rows, result["best_step"]),
+        "loss": charts.loss_curves(rows, result["best_step"]),
+        "transfer": charts.transfer_curves(transfer) if transfer else None,
+    }
+
+
+def _add_gate(run: RunFolder, facts: dict[str, Any]) -> None:
+    """What the page of a gated cascade shows beside."""
+    result = facts["result"]
+    facts["command"] = gate_command_line(run.read("request")["request"], run.path)
+    facts["charts"]["walk"] = charts.gate_walk(result["walk"], result["members"][-1]["val_accuracy"])
+    facts["members"] = [
+        {
+            **measured,
+            "weights": member.read_model().weights,
+            "sha256": member.read("result")["weights_sha256"],
+            **{
+                f"{split}_exits": result[f"{split}_exits"][number] if result[f"{split}_exits"] else None
+                for split in ("val", "test")
+            },
+        }
+        for number, (member, measured) in enumerate(zip(run.members, result["members"], strict=True))
+    ]
 
 
 def _check_target(out: Path) -> None:

@@ -59,12 +59,17 @@ class OnnxModel:
 
     def probabilities(self, images: Sequence[Image], batch: int = 16) -> NDArray[np.float32]:
         """Class probabilities [N, C] of RGB images [H, W, 3] of any sizes; equal sizes share a batch."""
-        manifest = self.require_manifest("predict")
-        answers = np.empty((len(images), len(manifest.labels)), np.float32)
+        self.require_manifest("predict")
+        return self.of_images(images, [OUTPUT], batch)[0]
+
+    def of_images(self, images: Sequence[Image], outputs: Sequence[str], batch: int = 16) -> list[NDArray[Any]]:
+        """The named outputs, a row for each of some RGB images, one at least, as `probabilities` takes them."""
+        order, parts = list[int](), list[list[NDArray[Any]]]()
         for rows in batches_of_equal_size(images, batch):
-            pixels = np.stack([images[row] for row in rows])
-            answers[rows] = self.run({INPUT: pixels}, [OUTPUT])[0]
-        return answers
+            parts.append(self.run({INPUT: np.stack([images[row] for row in rows])}, outputs))
+            order += rows
+        back = np.argsort(order)
+        return [np.concatenate(found)[back] for found in zip(*parts, strict=True)]
 
 
 def batches_of_equal_size(images: Sequence[Image], batch: int) -> Iterator[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import anyio
@@ -17,7 +18,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from zoo import __version__
-from zoo.serving.protocol import EXTENSIONS, VERSION, ServedModel, build_response, model_metadata, parse_request
+from zoo.serving.protocol import (
+    EXTENSIONS,
+    VERSION,
+    ServedModel,
+    build_response,
+    model_metadata,
+    model_statistics,
+    parse_request,
+)
 from zoo.serving.tensors import ProtocolError
 
 MAX_BODY_BYTES = 64 * 1024**2
@@ -39,6 +48,7 @@ def make_app(models: Sequence[ServedModel], *, max_body: int = MAX_BODY_BYTES) -
         Route("/v2/health/ready", server.ready),
         *(Route(prefix, server.model_metadata) for prefix in (model, versioned)),
         *(Route(f"{prefix}/ready", server.model_ready) for prefix in (model, versioned)),
+        *(Route(f"{prefix}/stats", server.model_stats) for prefix in (model, versioned)),
         *(Route(f"{prefix}/infer", server.infer, methods=["POST"]) for prefix in (model, versioned)),
     ]
     handlers = {ProtocolError: _protocol_error, HTTPException: _http_error, Exception: _internal_error}
@@ -53,6 +63,7 @@ class _Server:
     def __init__(self, models: Mapping[str, ServedModel], max_body: int) -> None:
         self._models = models
         self._max_body = max_body
+        self._answered = Counter[str]()
         self._limiter: anyio.CapacityLimiter | None = None
 
     async def metadata(self, request: Request) -> Response:  # noqa: ARG002
@@ -71,6 +82,10 @@ class _Server:
     async def model_ready(self, request: Request) -> Response:
         return JSONResponse({"name": self._find(request).name, "ready": True})
 
+    async def model_stats(self, request: Request) -> Response:
+        model = self._find(request)
+        return JSONResponse(model_statistics(model, self._answered[model.name]))
+
     async def infer(self, request: Request) -> Response:
         model = self._find(request)
         body = await self._body(request)
@@ -85,6 +100,7 @@ class _Server:
         self._limiter = self._limiter or anyio.CapacityLimiter(_AT_ONCE)
         # In a thread, so that health checks are answered meanwhile.
         content, json_length = await anyio.to_thread.run_sync(answer, limiter=self._limiter)
+        self._answered[model.name] += 1
         if json_length is None:
             return Response(content, media_type="application/json")
         return Response(content, media_type="application/octet-stream", headers={_HEADER: str(json_length)})

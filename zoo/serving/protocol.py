@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.serving.exits import ExitCounter
 from zoo.serving.tensors import (
     BYTES,
     ProtocolError,
@@ -57,6 +58,11 @@ class ServedModel(Protocol):
         """The input that also takes image files as BYTES."""
         ...
 
+    @property
+    def exits(self) -> ExitCounter | None:
+        """Of a gated cascade: where images stopped."""
+        ...
+
     def infer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """The named outputs. Raises ProtocolError for inputs the model refuses."""
         ...
@@ -93,6 +99,17 @@ def model_metadata(model: ServedModel) -> dict[str, Any]:
     if model.labels is not None:
         value["properties"] = {"labels": json.dumps(list(model.labels), ensure_ascii=False)}
     return value
+
+
+def model_statistics(model: ServedModel, inferences: int) -> dict[str, Any]:
+    """The answer to GET v2/models/NAME/stats: requests answered and, of a gated cascade, where images stopped.
+
+    Name, version and count are those of Triton's statistics extension, whose durations are not kept.
+    """
+    value: dict[str, Any] = {"name": model.name, "version": VERSION, "inference_count": inferences}
+    if model.exits is not None:
+        value["exits"] = model.exits.to_json()
+    return {"model_stats": [value]}
 
 
 def parse_request(model: ServedModel, body: bytes, header: str | None) -> InferRequest:

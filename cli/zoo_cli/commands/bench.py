@@ -24,12 +24,14 @@ def _bench(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="ONNX files.")],
     batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8",
     threads: Annotated[str | None, typer.Option(help="Thread counts; by default what the cgroup grants.")] = None,
-    data: Annotated[str | None, typer.Option(help="Labelled images: puts the accuracy beside the latency.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Labelled images: measures with these, and puts the accuracy beside.")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time per measurement, after warming up.")] = 2.0,
     device: Device = "auto",
 ) -> None:
     """Measure latency and throughput in ONNX Runtime, and which execution provider really ran the nodes."""
-    from zoo.bench import bench
+    from zoo.bench import bench, some_images
 
     def accuracy(model: Path) -> dict[str, Any]:
         from zoo.evaluate import evaluate
@@ -47,6 +49,7 @@ def _bench(
         seconds=seconds,
         progress=out.progress,
         accuracy=accuracy if data else None,
+        images=some_images(data, cache=cache_folder(), progress=out.progress) if data else (),
     )
 
     def words() -> None:
@@ -60,6 +63,12 @@ def _bench(
                 + ([percent(row["accuracy"])] if data else [])
             )
         out.table(headers + (["accuracy"] if data else []), cells)
+        for row in rows:
+            if row["branches"]:
+                parts = ", ".join(f"{name} {taken:.2f} ms" for name, taken in row["branches"].items())
+                out.line(f"{row['model']}, {row['threads']} threads, batch {row['batch']}: {parts}")
+        if any(row["branches"] for row in rows) and not data:
+            out.line("the time of a gated cascade depends on the images; measure with your own: --data DATA")
 
     out.result({"rows": rows}, words)
 

@@ -1,0 +1,1 @@
+"""The verb `cascade`: several finished runs become one."""
