@@ -141,7 +141,7 @@ def _resplits(runs: Sequence[Path], data: DataSet, loss: float, splits: int) -> 
         order = random.permutation(len(truth))
         choosing, judging = order[: len(order) // 2], order[len(order) // 2 :]
         try:
-            steps = walk(probabilities[:, choosing], truth[choosing], max_loss=loss / 100, average=True)
+            steps = walk(probabilities[:, choosing], truth[choosing], max_loss=loss / 100, average=False)
         except ZooError:
             refused += 1
             continue

@@ -41,6 +41,8 @@ from zoo.runtime.threads import available_threads
 _BATCH = 32
 _CALIBRATION_SHARE = 0.2
 """Of the images that choose: temperatures are fitted on these, thresholds chosen on the others."""
+_GAIN = 0.01
+"""Answers are averaged over members where that is measured to be so much better: a much weaker one only disturbs."""
 
 Choosing = Literal["val", "test", "all"]
 
@@ -244,8 +246,9 @@ def _check_order(members: Sequence[_Member], probabilities: Probabilities, truth
 
 
 def _averaging_helps(probabilities: Probabilities, truth: NDArray[np.int64]) -> bool:
+    """Whether the mean of all members is clearly better than the last one alone."""
     together, alone = probabilities.mean(0).argmax(1), probabilities[-1].argmax(1)
-    return int((together == truth).sum()) >= int((alone == truth).sum())
+    return float((together == truth).mean() - (alone == truth).mean()) >= _GAIN
 
 
 def _work(step: Step, members: Sequence[_Member]) -> float:

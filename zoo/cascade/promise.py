@@ -16,6 +16,8 @@ from zoo.nn.gate import Gate, Probabilities
 
 _RISK = 0.05
 """A promise may be broken with this probability."""
+_RISK_OF_GAINS = 0.01
+"""The part of that risk which is spent on what is gained, where that is counted."""
 _MANY = 1_000
 """From so many images on, the mean of differences is normal enough for a bound that also counts what is gained."""
 _Z = 1.645
@@ -40,7 +42,8 @@ def walk(probabilities: Probabilities, truth: NDArray[np.int64], *, max_loss: fl
     """Thresholds that keep the promise, from strict to loose: the last one sends on the fewest images.
 
     `probabilities` [K, N, C] are what the members say of images with labels `truth` [N], `max_loss` the share of
-    answers that may be lost. Raises DataError where there are too few images for that promise, RunError where the
+    answers that may be lost. An averaged answer also loses and gains where every member is asked, so that gains are
+    counted, too. Raises DataError where there are too few images for that promise, RunError where the
     members break it however strict the gate.
     """
     needed = images_needed(max_loss)
@@ -64,7 +67,7 @@ def walk(probabilities: Probabilities, truth: NDArray[np.int64], *, max_loss: fl
 
 
 def images_needed(max_loss: float) -> int:
-    """The fewest images for which a promise can be kept: with them, without a single loss."""
+    """The fewest images for which a promise can be kept: with so many, if not one answer is lost."""
     return math.ceil(math.log(_RISK) / math.log1p(-max_loss))
 
 
@@ -74,18 +77,29 @@ def smallest_loss(images: int) -> float:
     return math.ceil(1_000 * share) / 1_000
 
 
-def loss_bound(right: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float:
+def loss_bound(right: NDArray[np.bool_], reference: NDArray[np.bool_], *, gains: bool) -> float:
     """An upper bound, with 95 % confidence, on how much rarer `right` [N] is than `reference` [N].
 
-    Of few images that of Clopper and Pearson (1934) on the share of answers that are lost, whatever is gained
-    elsewhere; of 1,000 and more the normal one on the mean difference, with 3 / N added for its skewness.
+    Of few images an exact one, by Clopper and Pearson (1934): on the share of answers that are lost or, with `gains`,
+    on this less the share that is gained, the risk being divided between the two. Of 1,000 and more the normal one on
+    the mean difference, with 3 / N added for its skewness.
     """
     count = len(right)
-    if count < _MANY:
-        lost = int((reference & ~right).sum())
-        return float(beta.ppf(1 - _RISK, lost + 1, count - lost)) if lost < count else 1.0
-    difference = reference.astype(float) - right
-    return float(difference.mean() + _Z * difference.std(ddof=1) / math.sqrt(count) + 3 / count)
+    if count >= _MANY:
+        difference = reference.astype(float) - right
+        return float(difference.mean() + _Z * difference.std(ddof=1) / math.sqrt(count) + 3 / count)
+    lost, gained = int((reference & ~right).sum()), int((right & ~reference).sum())
+    if not gains:
+        return _upper(lost, count, _RISK)
+    return _upper(lost, count, _RISK - _RISK_OF_GAINS) - _lower(gained, count, _RISK_OF_GAINS)
+
+
+def _upper(successes: int, count: int, risk: float) -> float:
+    return float(beta.ppf(1 - risk, successes + 1, count - successes)) if successes < count else 1.0
+
+
+def _lower(successes: int, count: int, risk: float) -> float:
+    return float(beta.ppf(risk, successes, count - successes + 1)) if successes else 0.0
 
 
 def _steps(probabilities: Probabilities, truth: NDArray[np.int64], *, average: bool) -> Iterator[Step]:
@@ -97,7 +111,7 @@ def _steps(probabilities: Probabilities, truth: NDArray[np.int64], *, average: b
         shares: Any = np.bincount(exits, minlength=len(probabilities)) / len(truth)
         yield Step(
             gate=gate,
-            bound=loss_bound(right, reference),
+            bound=loss_bound(right, reference, gains=average),
             accuracy=float(right.mean()),
             exits=tuple(shares.tolist()),
         )
