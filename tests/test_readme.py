@@ -84,6 +84,14 @@ def test_the_tour(shared: Path, tmp_path: Path, zoo: Callable[..., Any], cache: 
 
 
 @pytest.mark.slow
+def test_the_cascade_chapter(zoo: Callable[..., Any]) -> None:
+    for line in "".join(_blocks("console", "Cascades")).splitlines():
+        done = zoo(*line.removeprefix("$ zoo ").split())
+        assert done.returncode == 0, line + done.stderr
+    assert re.search(r"gate\.onnx, .*: 0: tiny/glyphnet .* ms, 1: tiny/glyphnet .* ms", done.stdout)
+
+
+@pytest.mark.slow
 def test_the_plugin_chapter(make_environment: Callable[..., Any], tmp_path: Path) -> None:
     """Its files are written, and its commands run, in an environment of its own."""
     package = tmp_path / "zoo-mine"

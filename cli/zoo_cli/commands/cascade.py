@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
 
 def _gate(
     out: Output,
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs, the cheapest first.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Finished runs, the cheapest first.")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for finetune.")],
     folder: Annotated[Path, typer.Option("--out", help="The new run folder.")],
     max_loss: Annotated[
