@@ -101,20 +101,22 @@ def _by_run(
     progress: Progress,
 ) -> tuple[tuple[str, ...], NDArray[Any], int]:
     """Classes, probabilities, and how many of the images the run was trained on."""
+    import torch
+
     from zoo.nn.batches import Batches
+    from zoo.nn.cascade import load_cascade, load_members
     from zoo.nn.engine import make_fabric, place
-    from zoo.nn.gate import load_gate, load_members
     from zoo.nn.inference import logits
 
     run = RunFolder.open_complete(path)
     fabric = make_fabric(device, threads or available_threads())
-    gate, members, found = load_gate(run), load_members(run, catalogue), list[NDArray[Any]]()
+    cascade, members, found = load_cascade(run), load_members(run, catalogue), []
     for model, record in members:
         batches = Batches(samples, store=store, input_spec=record.input, batch_size=_BATCH)
         place(model, fabric)
         rows, _ = logits(model, batches, fabric=fabric, progress=progress)
-        found.append(rows.softmax(1).numpy())
-    probabilities = gate.follow(np.stack(found))[0] if gate else found[0]
+        found.append(rows)
+    probabilities = cascade.combine(torch.stack(found).numpy())[0] if cascade else found[0].softmax(1).numpy()
     trained = set[str]().union(*(trained_on(member) for member in run.members or [run]))
     seen = sum(sample.sha256 in trained for sample in samples)
     return members[0][1].classes, probabilities, seen

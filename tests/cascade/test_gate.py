@@ -26,11 +26,11 @@ from zoo.evaluate import evaluate
 from zoo.export.answering import Answering
 from zoo.export.graph import to_onnx
 from zoo.export.run import export
-from zoo.export.stitch import stitch
+from zoo.export.stitch import gated as stitch_gate
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
 from zoo.finetune.run import finetune
-from zoo.nn.gate import Gate, load_members
+from zoo.nn.cascade import Gate, load_members
 from zoo.nn.model import TransferModel
 from zoo.progress import Silent
 from zoo.runtime.model import OnnxModel
@@ -154,7 +154,7 @@ def test_parity_at_every_share_of_hard_images(
     for threshold, shares in ((0.0, {0.0}), (0.9, None), (2.0, {1.0})):
         chosen = Gate(threshold=threshold, average=average)
         path = tmp_path / f"{threshold}.onnx"
-        path.write_bytes(stitch(protos, chosen).SerializeToString())
+        path.write_bytes(stitch_gate(protos, chosen).SerializeToString())
         model, answering = OnnxModel(path, device="cpu", threads=1), Answering(models, chosen)
         hard = set()
         for batch in (1, 2, 3, 8, 33):

@@ -9,7 +9,7 @@ import pytest
 
 from zoo.cascade.promise import images_needed, loss_bound, smallest_loss, walk
 from zoo.errors import DataError, RunError
-from zoo.nn.gate import Gate
+from zoo.nn.cascade import Gate
 
 
 def _members(count: int, seed: int, *, small: float = 0.8, big: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

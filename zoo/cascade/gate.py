@@ -29,8 +29,8 @@ from zoo.metrics import calibration_error
 from zoo.nn.batches import Batches
 from zoo.nn.build import load_run_model
 from zoo.nn.calibrate import fit_temperature
+from zoo.nn.cascade import Probabilities
 from zoo.nn.engine import Device, generator, make_fabric, place
-from zoo.nn.gate import Probabilities
 from zoo.nn.inference import logits
 from zoo.nn.model import TransferModel
 from zoo.nn.surgery import drop_stages

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from zoo.errors import DataError, RunError
-from zoo.nn.gate import Gate, Probabilities
+from zoo.nn.cascade import Gate, Probabilities
 
 _RISK = 0.05
 """A promise may be broken with this probability."""

@@ -18,25 +18,27 @@ _MAX_SIDE = 32_768
 
 
 class Serving(nn.Module):
-    """The model as it is served: preprocessing before it, softmax behind it."""
+    """The model as it is served: preprocessing before it and, where it stands alone, softmax behind it."""
 
-    def __init__(self, model: TransferModel) -> None:
+    def __init__(self, model: TransferModel, *, logits: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.logits = logits
 
     def forward(self, image: Tensor) -> Tensor:
-        """Probabilities [N, C] of uint8 images [N, H, W, 3] of any size."""
-        return cast("Tensor", self.model(self.model.preprocess(image))).softmax(1)
+        """Probabilities, or logits, [N, C] of uint8 images [N, H, W, 3] of any size."""
+        found = cast("Tensor", self.model(self.model.preprocess(image)))
+        return found if self.logits else found.softmax(1)
 
 
-def to_onnx(model: TransferModel) -> onnx.ModelProto:
+def to_onnx(model: TransferModel, *, logits: bool = False) -> onnx.ModelProto:
     """The ONNX graph of a model, batch and image size free, without traces of this machine.
 
     Raises ModelError where the exporter cannot handle the backbone.
     """
     axes = {0: torch.export.Dim("batch"), 1: _side("height"), 2: _side("width")}
     example = torch.zeros(2, *_EXAMPLE_SIZE, 3, dtype=torch.uint8)
-    proto = export_graph(Serving(model), example, inputs=INPUT, outputs=OUTPUT, axes=axes)
+    proto = export_graph(Serving(model, logits=logits), example, inputs=INPUT, outputs=OUTPUT, axes=axes)
     _strip(proto)
     proto.producer_name, proto.producer_version = "zoo", ""
     return proto

@@ -20,8 +20,8 @@ from zoo.export.answering import Answering
 from zoo.export.graph import attach_manifest, to_onnx
 from zoo.export.parity import BATCHES, as_jpegs, measure_parity, synthetic_jpegs
 from zoo.export.stitch import stitch
+from zoo.nn.cascade import Cascade, Gate, load_cascade, load_members
 from zoo.nn.engine import make_fabric
-from zoo.nn.gate import Gate, load_gate, load_members
 from zoo.progress import Progress
 from zoo.runtime.golden import golden_image
 from zoo.runtime.threads import available_threads
@@ -41,24 +41,22 @@ def export(run_path: Path, out: Path, *, catalogue: Catalogue, progress: Progres
     run = RunFolder.open_complete(run_path)
     _check_target(out)
     make_fabric("cpu", available_threads())
-    gate, members = load_gate(run), load_members(run, catalogue)
-    answering = Answering([model for model, _ in members], gate)
-    with progress.task("exporting", len(members) + 1) as task:
+    cascade, members = load_cascade(run), load_members(run, catalogue)
+    models, records = [model for model, _ in members], [record for _, record in members]
+    answering = Answering(models, cascade)
+    with progress.task("exporting", 3) as task:
         result, data = run.read("result"), DataSet.from_json(run.read("dataset"))
-        protos = []
-        for model, record in members:
-            protos.append(to_onnx(model))
-            task.advance(1, record.backbone)
-        proto = stitch(protos, gate) if gate else protos[0]
+        task.advance(1, "to ONNX")
+        proto = stitch(models, cascade) if cascade else to_onnx(models[0])
+        task.advance(1, "parity")
         jpegs = synthetic_jpegs() + as_jpegs([data.path(sample) for sample in _parity_samples(data)])
         with tempfile.TemporaryDirectory() as folder:
             candidate = Path(folder) / "model.onnx"
             candidate.write_bytes(_serialise(proto.SerializeToString, proto.ByteSize()))
             worst = measure_parity(answering, candidate, jpegs, threads=available_threads())
-        task.advance(1, "parity")
+        task.advance()
     parity = {"max_abs": worst, "batches": list(BATCHES), "images": len(jpegs)}
-    records = [record for _, record in members]
-    attach_manifest(proto, _manifest(run, answering, records, gate, result, data, parity))
+    attach_manifest(proto, _manifest(run, answering, records, cascade, result, data, parity))
     content = _serialise(proto.SerializeToString, proto.ByteSize())
     try:
         write_bytes(out, content)
@@ -71,7 +69,7 @@ def _manifest(
     run: RunFolder,
     answering: Answering,
     records: Sequence[ModelRecord],
-    gate: Gate | None,
+    cascade: Cascade | None,
     result: dict[str, Any],
     data: DataSet,
     parity: dict[str, Any],
@@ -94,25 +92,27 @@ def _manifest(
         parity=parity,
         golden=tuple(_golden(answering, height, width, seed) for seed, (height, width) in enumerate(_GOLDEN_SIZES)),
         versions={"zoo": __version__, **{name: version(name) for name in ("torch", "onnx", "onnxscript")}},
-        cascade=_cascade(gate, records, result) if gate else None,
+        cascade=_cascade(cascade, records, result) if cascade else None,
     )
 
 
-def _cascade(gate: Gate, records: Sequence[ModelRecord], result: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest says of a gate: its members, and how many images stopped at each while the threshold was
-    chosen, to compare with later."""
-    members = [
+def _cascade(cascade: Cascade, records: Sequence[ModelRecord], result: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says of a cascade: its members and, of a gate, how many images stopped at each while the
+    threshold was chosen, to compare with later."""
+    members: list[dict[str, Any]] = [
         {
             "backbone": record.backbone,
             "weights": record.weights,
             "weights_sha256": record.weights_sha256,
             "weights_license": record.weights_license,
             "input": asdict(record.input),
-            "exit_rate": exits,
         }
-        for record, exits in zip(records, result["val_exits"], strict=True)
+        for record in records
     ]
-    return {"kind": "gate", **asdict(gate), "members": members}
+    if isinstance(cascade, Gate):
+        for member, rate in zip(members, result["val_exits"], strict=True):
+            member["exit_rate"] = rate
+    return {"kind": result["strategy"], **asdict(cascade), "members": members}
 
 
 def _all(values: Sequence[str | None]) -> str | None:

@@ -1,4 +1,4 @@
-"""Exported members of a gated cascade to one graph, in which only unsure images of a batch reach the next member.
+"""Exported members of a cascade to one graph. Of a gate, only unsure images of a batch reach the next member:
 
     image -> m0 -> answer, sure?
                    rows that are not: NonZero -> Gather (of the image) -> m1 -> ScatterND (into the answer) -> sure? ...
@@ -19,14 +19,34 @@ from onnx.compose import add_prefix_graph
 from onnx.inliner import inline_local_functions
 
 from zoo.artifacts.manifest import EXIT, INPUT, OUTPUT
-from zoo.nn.gate import Gate
+from zoo.export.graph import to_onnx
+from zoo.nn.cascade import Cascade, Fusion, Gate
+from zoo.nn.model import TransferModel
 
 MEMBER = "member{number}/"
 """Before the names of all nodes of a member."""
 
 
-def stitch(members: Sequence[onnx.ModelProto], gate: Gate) -> onnx.ModelProto:
-    """One model of exported ones, image to probabilities, behind a gate; it also gives the member that answered."""
+def stitch(models: Sequence[TransferModel], cascade: Cascade) -> onnx.ModelProto:
+    """One model of the members of a cascade, image to probabilities; of a gate, also to the member that answered."""
+    if isinstance(cascade, Gate):
+        return gated([to_onnx(model) for model in models], cascade)
+    return fused([to_onnx(model, logits=not cascade.average) for model in models], cascade)
+
+
+def fused(members: Sequence[onnx.ModelProto], fusion: Fusion) -> onnx.ModelProto:
+    """One model of exported ones that all see each image and give probabilities or, to be summed, logits."""
+    graph = _Graph()
+    said = [graph.member(number, member, INPUT) for number, member in enumerate(members)]
+    if fusion.average:
+        graph.nodes.append(helper.make_node("Mean", said, [OUTPUT]))
+    else:
+        graph.nodes.append(helper.make_node("Softmax", [graph.node("Sum", said, "logits")], [OUTPUT], axis=1))
+    return graph.model(members[0], members[0].graph.output)
+
+
+def gated(members: Sequence[onnx.ModelProto], gate: Gate) -> onnx.ModelProto:
+    """One model of exported ones behind a gate: image to probabilities and to the member that answered."""
     first, graph = members[0].graph, _Graph()
     last, flat = graph.constant("last", np.array([-1])), graph.constant("flat", np.array([-1]))
     threshold = graph.constant("threshold", np.array(gate.threshold, np.float32))
@@ -54,13 +74,7 @@ def stitch(members: Sequence[onnx.ModelProto], gate: Gate) -> onnx.ModelProto:
     graph.nodes.append(helper.make_node("Identity", [exits], [EXIT]))
     batch = first.input[0].type.tensor_type.shape.dim[0].dim_param
     outputs = [first.output[0], helper.make_tensor_value_info(EXIT, TensorProto.INT64, [batch])]
-    proto = helper.make_model(
-        helper.make_graph(graph.nodes, "gate", list(first.input), outputs, graph.constants),
-        opset_imports=members[0].opset_import,
-        producer_name="zoo",
-    )
-    proto.ir_version = members[0].ir_version
-    return proto
+    return graph.model(members[0], outputs)
 
 
 class _Graph:
@@ -93,3 +107,13 @@ class _Graph:
         self.nodes.extend(graph.node)
         self.constants.extend(graph.initializer)
         return prefix + OUTPUT
+
+    def model(self, first: onnx.ModelProto, outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
+        """All of it as a model that takes what the member `first` takes."""
+        proto = helper.make_model(
+            helper.make_graph(self.nodes, "cascade", list(first.graph.input), list(outputs), self.constants),
+            opset_imports=first.opset_import,
+            producer_name="zoo",
+        )
+        proto.ir_version = first.ir_version
+        return proto

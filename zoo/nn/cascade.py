@@ -1,4 +1,4 @@
-"""Several models, the cheapest first: an image goes on to the next one only where those before it are not sure."""
+"""How several models answer as one: a gate asks one after the other, a fusion all of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from zoo.artifacts.runs import ModelRecord, RunFolder
 from zoo.catalogue import Catalogue
@@ -18,8 +19,22 @@ Probabilities = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fusion:
+    """All members look at every image."""
+
+    average: bool
+    """Whether the answer is the mean of their probabilities. Otherwise their logits are summed: each member's head is
+    its part of one linear head that sees the features of all."""
+
+    def combine(self, logits: Probabilities) -> tuple[Probabilities, None]:
+        """Probabilities [N, C] of the logits [K, N, C] of K members."""
+        return (softmax(logits, 2).mean(0) if self.average else softmax(logits.sum(0), 1)), None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """When an image has been looked at enough (Wang et al. 2022, "Wisdom of Committees")."""
+    """The cheapest member first: an image goes on to the next one only where those before it are not sure (Wang et al.
+    2022, "Wisdom of Committees")."""
 
     threshold: float
     """Confidence from which an answer stands."""
@@ -41,6 +56,10 @@ class Gate:
         first: NDArray[np.int64] = sure.argmax(0)
         return first
 
+    def combine(self, logits: Probabilities) -> tuple[Probabilities, NDArray[np.int64]]:
+        """Answers [N, C] and exits [N] by the logits [K, N, C] of every member."""
+        return self.follow(softmax(logits, 2))
+
     def follow(self, probabilities: Probabilities) -> tuple[Probabilities, NDArray[np.int64]]:
         """Answers [N, C] and exits [N] by what every member says of every image, [K, N, C]."""
         answers = self.answers(probabilities)
@@ -48,17 +67,25 @@ class Gate:
         return answers[exits, np.arange(len(exits))], exits
 
 
+Cascade = Gate | Fusion
+
+
 def load_members(run: RunFolder, catalogue: Catalogue) -> list[tuple[TransferModel, ModelRecord]]:
     """The trained models of a finished run, in eval mode: its own one, or those of a cascade in order."""
     return [load_run_model(member, catalogue) for member in run.members or [run]]
 
 
-def load_gate(run: RunFolder) -> Gate | None:
-    """The gate of a cascade; None where the run is one model. Raises RunError where the record does not fit."""
+def load_cascade(run: RunFolder) -> Cascade | None:
+    """How the members of a cascade answer together; None where the run is one model.
+
+    Raises RunError where the record does not fit.
+    """
     if not run.members:
         return None
     record = run.read("cascade")
     try:
+        if record["kind"] == "fuse":
+            return Fusion(average=bool(record["average"]))
         return Gate(threshold=float(record["threshold"]), average=bool(record["average"]))
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"cascade.json of {run.path} does not fit: {error!r}; make the cascade again") from None
