@@ -76,10 +76,17 @@ def test_the_whole_way(kind: str, built: Path, fresh: Zoo, dataset: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_its_weights_are_those_that_are_published(shared: Path, built: Path, fresh: Zoo, dataset: Path) -> None:
+def test_its_weights_are_those_that_are_published(
+    shared: Path, built: Path, fresh: Zoo, dataset: Path, tmp_path: Path
+) -> None:
     [wheel] = built.glob("*.whl")
     assert fresh("plugins", "install", wheel, "--any", "--yes").returncode == 0
     weights = next((shared / "weights").glob("cifar10_resnet20-*.pth"))
     words = ("--backbone", "cifar/resnet20", "--weights", weights, "--strategy", "probe", "--device", "cpu", "--json")
     assert float(str(_json(fresh("finetune", dataset, *words))["test_accuracy"])) > 0.8
+    # Beside a backbone of Zoo's own in one cascade.
+    both = ("--backbone", "tiny/glyphnet", "--weights", "glyphs_v1", "--cascade", "fuse", "--val-share", "0.3")
+    fused = _json(fresh("finetune", dataset, *words[:4], *both, *words[6:], "--out", tmp_path / "both"))
+    assert [probe["backbone"] for probe in fused["probes"]] == ["cifar/resnet20", "tiny/glyphnet"]
+    assert fresh("export", tmp_path / "both", "-o", tmp_path / "both.onnx").returncode == 0
     assert fresh("plugins", "remove", "cifar", "--yes").returncode == 0

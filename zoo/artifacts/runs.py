@@ -195,6 +195,15 @@ class RunFolder:
             copy.write(name, other.read(name))
         return copy
 
+    def move(self, out: Path) -> None:
+        """Gives this run, made under another name, its own one. Raises RunError where that cannot be."""
+        try:
+            if out.exists():
+                out.rmdir()  # an empty one, see `check_free`
+            self.path.rename(out)
+        except OSError as error:
+            raise RunError(f"output folder cannot be written: {out} ({error.strerror}); give another --out") from None
+
     def take_over(self, other: RunFolder) -> None:
         """Copies what training left in the finished run `other`: weights, predictions and metrics."""
         try:

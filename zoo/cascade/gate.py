@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -319,10 +318,5 @@ def _write(
         run.write_predictions({split: answers[rows].astype(np.float32) for split, rows in parts.items() if rows.any()})
         digest = sha256_json([sha256_file(member.weights) for member in run.members])
         run.write("result", {"run": str(out), **result, "weights_sha256": digest})
-        try:
-            if out.exists():
-                out.rmdir()  # an empty one: checked above
-            shutil.move(run.path, out)
-        except OSError as error:
-            raise RunError(f"output folder cannot be written: {out} ({error.strerror}); give another --out") from None
+        run.move(out)
     return RunFolder.open_complete(out).read("result")

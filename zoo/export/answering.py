@@ -49,8 +49,8 @@ def _along(gate: Gate, probabilities: Probabilities, exits: NDArray[np.int64]) -
         )
         if wrong.any():
             raise ParityError(
-                f"exported cascade stops elsewhere than the trained one: confidence {confidence[wrong][0]:.5f}, threshold "
-                f"{gate.threshold:.5f}; nothing was written"
+                f"exported cascade stops elsewhere than the trained one: confidence {confidence[wrong][0]:.5f}, "
+                f"threshold {gate.threshold:.5f}; nothing was written"
             )
     chosen: Probabilities = answers[exits, np.arange(len(exits))]
     return chosen

@@ -27,6 +27,7 @@ from zoo.finetune.launch import SharedRun, in_processes
 from zoo.finetune.plan import Group, Plan, make_plan
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment, Resolved, head_options, resolve
+from zoo.finetune.sources import Sources
 from zoo.nn.adapters import adapter_params
 from zoo.nn.backbone import Backbone
 from zoo.nn.build import build_model, build_source_head, require_plugins
@@ -125,6 +126,25 @@ def resume(out: Path, environment: Environment, progress: Progress, *, devices: 
         _check_unchanged(data, progress)
         result = _finish(run, request, data, resolved, environment, progress)
         return _with_twin(result, request, run, environment, progress)
+
+
+def open_sources(out: Path, environment: Environment, progress: Progress) -> Sources:
+    """The images of the run in `out` as its backbone, with its pretrained weights, takes them in."""
+    run = RunFolder.open_complete(out)
+    request, data = _read_records(run)
+    resolved = resolve(request, environment, progress)
+    return Sources(
+        request=request,
+        resolved=resolved,
+        data=data,
+        plan=make_plan(request, resolved.staged, resolved.input, data),
+        store=_store(data, resolved),
+        model=_build(request, resolved, run.read_model()),
+        fabric=make_fabric(request.device, request.threads or available_threads()),
+        environment=environment,
+        progress=progress,
+        run=run,
+    )
 
 
 @contextmanager

@@ -87,8 +87,10 @@ def fit_linear(
         # The plain loss chooses: after temperature scaling, stronger fits win that are right less often.
         number = int(torch.stack([F.cross_entropy(row, truth, weight) for row in tried]).argmin())
         l2, raw, start = L2_GRID[number], tried[number], trial.theta[number, :1].double()
-        if len(train[1]) > (most := _most_to_choose_by(train[0], classes)):
-            l2 *= most / len(train[1])
+        most = _most_to_choose_by(train[0], classes)
+        l2 *= min(1.0, most / len(train[1]))
+        # To the last digits: trials stop early, and of features that are hard to solve for they are far from done.
+        if held_out is not None or len(train[1]) > most:
             rest, left_out = (seen, held_out) if held_out is not None else _leave_out(seen, seed)
             start = _solve_one(rest, classes, l2, start)
             raw, truth = _logits(left_out[0][:, 0], start)[0] - prior, left_out[1]

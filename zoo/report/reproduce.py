@@ -32,6 +32,15 @@ def command_line(request: Mapping[str, Any]) -> str:
     return " \\\n  ".join(map(shlex.join, lines))
 
 
+def fuse_command_line(request: Mapping[str, Any]) -> str:
+    """`zoo finetune ... --cascade fuse` with the backbones of `request` (as in request.json) and its other options."""
+    members = request["backbones"]
+    rest = {name: value for name, value in request.items() if name not in ("backbone", "weights", "backbones")}
+    lines = [["--backbone", member["backbone"]] for member in members]
+    lines += [["--weights", member["weights"]] for member in members if member["weights"] is not None]
+    return " \\\n  ".join([command_line(rest), *map(shlex.join, lines), "--cascade fuse"])
+
+
 def gate_command_line(request: Mapping[str, Any], out: Path) -> str:
     """`zoo cascade gate ...` with the options of `request` (as in request.json); one option to a line."""
     lines = [["zoo", "cascade", "gate", *request["runs"], request["data"], "--out", str(out)]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,16 @@ from zoo.report.held_out import read_held_out
 from zoo.report.mistakes import confident_mistakes
 from zoo.report.page import GENERATOR, render
 from zoo.report.parts import network_parts
-from zoo.report.reproduce import command_line, gate_command_line
+from zoo.report.reproduce import command_line, fuse_command_line, gate_command_line
 from zoo.report.transfer import read_transfer
 
 _PAIRS = 10
+_WAYS = {
+    "single": "the best backbone alone",
+    "joint": "one linear head on the features of all",
+    "average": "the mean of their probabilities",
+    "stack": "a linear head on what each of them says",
+}
 
 
 def report(run_path: Path, out: Path | None = None) -> dict[str, Any]:
@@ -34,11 +41,16 @@ def report(run_path: Path, out: Path | None = None) -> dict[str, Any]:
     _check_target(out)
     try:
         facts, numbers = _facts(run)
+        template = f"{facts['result']['strategy']}.html" if run.members else "training.html"
         if run.members:
+            facts["members"] = _members(run, facts["result"])
+        if template == "gate.html":
             _add_gate(run, facts)
+        elif template == "fuse.html":
+            _add_fusion(run, facts)
         else:
             _add_training(run, facts, numbers)
-        page = render("gate.html" if run.members else "training.html", facts)
+        page = render(template, facts)
     except (KeyError, TypeError, UndefinedError) as error:
         raise RunError(f"records of {run_path} do not fit: {error!r}; start the run again") from None
     write_bytes(out, page.encode())
@@ -107,17 +119,22 @@ def _add_gate(run: RunFolder, facts: dict[str, Any]) -> None:
     result = facts["result"]
     facts["command"] = gate_command_line(run.read("request")["request"], run.path)
     facts["charts"]["walk"] = charts.gate_walk(result["walk"], result["members"][-1]["val_accuracy"])
-    facts["members"] = [
-        {
-            **measured,
-            "weights": member.read_model().weights,
-            "sha256": member.read("result")["weights_sha256"],
-            **{
-                f"{split}_exits": result[f"{split}_exits"][number] if result[f"{split}_exits"] else None
-                for split in ("val", "test")
-            },
-        }
-        for number, (member, measured) in enumerate(zip(run.members, result["members"], strict=True))
+    for split in ("val", "test"):
+        for number, member in enumerate(facts["members"]):
+            exits = result[f"{split}_exits"]
+            member[f"{split}_exits"] = exits[number] if exits else None
+
+
+def _add_fusion(run: RunFolder, facts: dict[str, Any]) -> None:
+    """What the page of a fusion shows beside."""
+    facts |= {"command": fuse_command_line(run.read("request")["request"]), "ways": _WAYS}
+
+
+def _members(run: RunFolder, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The members of a cascade, as measured and as they came to be."""
+    return [
+        {**measured, "weights": member.read_model().weights, "sha256": member.read("result")["weights_sha256"]}
+        for member, measured in zip(run.members, result["members"], strict=True)
     ]
 
 

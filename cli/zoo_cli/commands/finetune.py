@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -34,12 +34,22 @@ def _finetune(
         str | None,
         typer.Argument(metavar="DATA", help="A folder, .zip or .csv of labelled images, or builtin:digits."),
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="PLUGIN/NAME or PLUGIN/NAME@TAG, see `zoo list`.")] = None,
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(help="PLUGIN/NAME or PLUGIN/NAME@TAG, see `zoo list`; several with --cascade."),
+    ] = None,
+    cascade: Annotated[
+        Literal["fuse"] | None,
+        typer.Option(help="How several backbones become one model: fuse lets one head hear all."),
+    ] = None,
     strategy: Annotated[
         Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "lora", "dora", "full", "scratch"],
         typer.Option(help="What is trained, and from where."),
     ] = "auto",
-    weights: Annotated[str | None, typer.Option(help="A tag, a file (.pth, .safetensors), or none.")] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="A tag, a file (.pth, .safetensors), or none; one for each of several backbones, in order."),
+    ] = None,
     head: Annotated[str, typer.Option(help="The task head, see `zoo list heads`.")] = "linear",
     hidden: Annotated[str | None, typer.Option(help="Widths of hidden layers, e.g. 512,128 (head mlp).")] = None,
     dropout: Annotated[float | None, typer.Option(min=0, max=0.95, help="Dropout in the head.")] = None,
@@ -124,8 +134,12 @@ def _finetune(
             raise UsageError(f"--resume goes on with what {folder} began with; leave out {', '.join(given)}")
         target, request = folder, None
     else:
-        if data is None or backbone is None:
+        if data is None or not backbone:
             raise UsageError(f"{'DATA' if data is None else '--backbone'} is missing; see `zoo finetune --help`")
+        if len(backbone) > 1 and cascade is None:
+            raise UsageError(f"--backbone: {len(backbone)} of them; say how they become one model: --cascade fuse")
+        if weights and len(weights) != len(backbone):
+            raise UsageError(f"--weights: {len(weights)} for {len(backbone)} backbones; give one for each, in order")
         options: dict[str, Any] = {}
         if hidden is not None:
             options["hidden"] = _widths(hidden)
@@ -133,8 +147,8 @@ def _finetune(
             options["dropout"] = dropout
         request = FinetuneRequest(
             data=data,
-            backbone=backbone,
-            weights=weights,
+            backbone=backbone[0],
+            weights=weights[0] if weights else None,
             head="mlp" if hidden is not None and head == "linear" else head,
             head_options=options,
             strategy=strategy,
@@ -171,6 +185,15 @@ def _finetune(
             compare_scratch=compare_scratch,
             checkpoint_seconds=checkpoint_seconds,
         )
+        if cascade == "fuse":
+            if dry_run or compare_scratch:
+                option = "--dry-run" if dry_run else "--compare-scratch"
+                raise UsageError(f"{option}: not with --cascade fuse, whose members are probes; leave it out")
+            members = [replace(request, backbone=name) for name in backbone]
+            if weights:
+                members = [replace(each, weights=own) for each, own in zip(members, weights, strict=True)]
+            _fuse(out, members, folder)
+            return
         if dry_run:
             _show_plan(out, request)
             return
@@ -203,6 +226,29 @@ def _finetune(
                 f"from scratch: test accuracy {percent(result['scratch']['test_accuracy'])}; see the curves with "
                 f"`zoo report {run}`"
             )
+        out.line(f"run: {result['run']}   next: zoo export {run}")
+
+    out.result(result, words)
+
+
+def _fuse(out: Output, requests: Sequence[FinetuneRequest], folder: Path | None) -> None:
+    from zoo.cascade.fuse import fuse
+
+    result = fuse(requests, folder or _fresh_folder(replace(requests[0], strategy="auto")), environment(), out.progress)
+
+    def words() -> None:
+        rows = [
+            (member["backbone"], percent(member["val_accuracy"]), percent(member["test_accuracy"]))
+            for member in result["probes"]
+        ]
+        out.table(["backbone", "probe alone: validation", "test"], rows)
+        tried = ", ".join(f"{way['method']} {percent(way['val_accuracy'])}" for way in result["methods"])
+        out.line(f"validation accuracy of each way to fuse: {tried}; kept: {result['method']}")
+        out.line(
+            f"fuse of {result['backbone']}: test accuracy {percent(result['test_accuracy'])}, validation "
+            f"{percent(result['val_accuracy'])}, in {result['seconds']:.1f} s"
+        )
+        run = shlex.quote(result["run"])
         out.line(f"run: {result['run']}   next: zoo export {run}")
 
     out.result(result, words)

@@ -1,0 +1,295 @@
+"""The verb `finetune --cascade fuse`: several frozen backbones look at each image, and one head hears them all."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.artifacts.files import sha256_file, sha256_json
+from zoo.artifacts.runs import RunFolder
+from zoo.artifacts.versions import package_versions
+from zoo.cascade.selection import select
+from zoo.data.dataset import DataSet, Split
+from zoo.data.store import labels
+from zoo.errors import DataError, UsageError
+from zoo.finetune.request import FinetuneRequest
+from zoo.finetune.resolve import Environment
+from zoo.finetune.run import finetune, open_sources
+from zoo.finetune.sources import Sources
+from zoo.metrics import calibration_error
+from zoo.nn.build import load_run_model
+from zoo.nn.calibrate import fit_temperature
+from zoo.nn.cascade import Fusion, Probabilities
+from zoo.nn.head_fit import fit_head
+from zoo.nn.linear import STEPS, Labelled, fit_linear
+from zoo.nn.model import TransferModel
+from zoo.nn.weights import save_tensors
+from zoo.progress import Progress
+
+Method = Literal["single", "joint", "average", "stack"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Member:
+    """One backbone with the head that a probe gave it."""
+
+    run: RunFolder
+    model: TransferModel
+    sources: Sources
+
+    def features(self, split: Split, *, views: int = 1) -> Labelled:
+        """What its head sees of the images of a split, [N, views, D], and their labels [N]."""
+        return self.sources.features(split, taps=len(self.model.taps), views=views)
+
+    @property
+    def widths(self) -> list[int]:
+        return self.sources.widths(len(self.model.taps))
+
+    def unseen(self) -> Tensor:
+        """Logarithms of the probabilities [N, C] of validation images, by a head that had not seen them."""
+        return torch.from_numpy(self.run.read_predictions()["val"]).double().clamp_min(1e-12).log()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """One way to answer: the members asked, and what comes out for validation images that nothing of it has seen."""
+
+    method: Method
+    members: Sequence[int]
+    unseen: Labelled
+    """Calibrated logits [N, C] and labels [N]."""
+    heads: Sequence[tuple[Tensor, Tensor]] = ()
+    """Weight [C, D] and bias [C] of each member's part of a joint head; none where the heads stay as they were."""
+
+    @property
+    def loss(self) -> float:
+        return float(F.cross_entropy(*self.unseen))
+
+    def to_json(self) -> dict[str, Any]:
+        found, truth = self.unseen
+        right = float((found.argmax(1) == truth).double().mean())
+        return {"method": self.method, "members": list(self.members), "val_accuracy": right, "val_loss": self.loss}
+
+
+def fuse(
+    requests: Sequence[FinetuneRequest], out: Path, environment: Environment, progress: Progress
+) -> dict[str, Any]:
+    """Fuses the backbones of `requests`, which are alike but for these, in the new run folder `out`; its result record.
+
+    Each backbone gets a probe. Forward selection keeps those that tell more than the ones before; of these, one head on
+    the features of all, the mean of their probabilities and a head on their answers are compared with the best
+    backbone alone on validation images, and the best of it is kept. Raises UsageError where they do not go together,
+    DataError without validation images.
+    """
+    began = time.monotonic()
+    RunFolder.check_free(out)
+    _check(requests)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Under another name until it is whole; what takes time, the features, is kept in the cache.
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".zoo-") as folder:
+        probes = [Path(folder) / f"probe-{number}" for number in range(len(requests))]
+        members = [_probe(*pair, environment, progress) for pair in zip(requests, probes, strict=True)]
+        data, seed = members[0].sources.data, requests[0].seed
+        if not data.of("val"):
+            raise DataError(f"no validation images to compare by: {data.source}; give more images, or a --val-share")
+        plain = [(member.features("train")[0][:, 0], member.widths) for member in members]
+        train = torch.from_numpy(labels(data.of("train")))
+        order = select(plain, train, classes=len(data.classes), seed=seed)
+        candidates = _candidates(members, order, seed, progress)
+        best = min(candidates, key=lambda candidate: candidate.loss)
+        if len(order) == 1:
+            progress.say(f"{requests[order[0]].backbone} alone: the others tell nothing that it does not")
+        chosen = [members[number] for number in best.members]
+        fusion = Fusion(average=best.method == "average")
+        run = RunFolder.create(Path(folder) / "run")
+        for number, member in enumerate(chosen):
+            if best.heads:
+                _set_head(member.model, *best.heads[number])
+            save_tensors(run.add_member(member.run).weights, member.model.state_dict())
+        probabilities = {"val": best.unseen[0].softmax(1).float().numpy()}
+        if data.of("test"):
+            probabilities["test"] = fusion.combine(_logits(chosen, "test"))[0].astype(np.float32)
+        kinds = {"kind": "fuse", "average": fusion.average}
+        result = {
+            "strategy": "fuse",
+            "method": best.method,
+            "backbone": " + ".join(member.sources.resolved.backbone.id for member in chosen),
+            **_measured(probabilities, data),
+            "members": [_facts(member) for member in chosen],
+            "probes": [_facts(member) for member in members],
+            "methods": [candidate.to_json() for candidate in candidates],
+            "fitted_splits": ["train", "val"],
+            "seconds": time.monotonic() - began,
+        }
+        _write(run, requests, kinds, data, probabilities, result, out)
+    return RunFolder.open_complete(out).read("result")
+
+
+def _check(requests: Sequence[FinetuneRequest]) -> None:
+    """Raises UsageError for what cannot be fused."""
+    if len(requests) < 2:
+        raise UsageError("--cascade fuse needs two backbones at least: --backbone A --backbone B")
+    names = [request.backbone for request in requests]
+    if len(set(zip(names, (request.weights for request in requests), strict=True))) < len(requests):
+        raise UsageError(f"--backbone {names[0]}: given twice with the same weights; twins tell each other nothing")
+    if requests[0].strategy not in ("auto", "probe"):
+        raise UsageError(
+            f"--strategy {requests[0].strategy}: a fusion is computed on frozen backbones (probe); leave it out"
+        )
+    if requests[0].head != "linear":
+        raise UsageError(f"--head {requests[0].head}: a fusion has one linear head; leave it out")
+
+
+def _probe(request: FinetuneRequest, out: Path, environment: Environment, progress: Progress) -> _Member:
+    progress.say(f"probe of {request.backbone}")
+    finetune(replace(request, strategy="probe"), out, environment, progress)
+    run = RunFolder.open_complete(out)
+    model, _ = load_run_model(run, environment.catalogue)
+    return _Member(run=run, model=model, sources=open_sources(out, environment, progress))
+
+
+def _candidates(members: Sequence[_Member], order: Sequence[int], seed: int, progress: Progress) -> list[_Candidate]:
+    """Every way to answer, the best backbone alone first."""
+    truth = torch.from_numpy(labels(members[0].sources.data.of("val")))
+    words = [member.unseen() for member in members]
+    alone = [_Candidate(method="single", members=[number], unseen=(said, truth)) for number, said in enumerate(words)]
+    single = min(alone, key=lambda candidate: candidate.loss)
+    if len(order) == 1:
+        return [single]
+    several = [members[number] for number in order]
+    mean = torch.stack([words[number].exp() for number in order]).mean(0).log()
+    return [
+        single,
+        _joint(several, order, seed, progress),
+        _Candidate(method="average", members=order, unseen=(mean, truth)),
+        _stack(several, order, [words[number] for number in order], truth, seed, progress),
+    ]
+
+
+def _joint(members: Sequence[_Member], order: Sequence[int], seed: int, progress: Progress) -> _Candidate:
+    """One linear head on the features of all members, side by side."""
+    plan, classes = members[0].sources.plan, len(members[0].sources.data.classes)
+
+    def features(split: Split) -> Labelled:
+        found = [member.features(split, views=plan.probe_views) for member in members]
+        return torch.cat([rows for rows, _ in found], 2), found[0][1]
+
+    widths = [member.widths for member in members]
+    head = nn.Linear(sum(map(sum, widths)), classes)
+    unseen = fit_head(
+        head,
+        train=features("train"),
+        val=features("val"),
+        loss=F.cross_entropy,
+        seed=seed,
+        refit=True,
+        balance=plan.balance,
+        progress=progress,
+        widths=[width for each in widths for width in each],
+    )
+    assert unseen is not None
+    temperature = fit_temperature(*unseen)
+    weights = (head.weight.detach() / temperature).split([sum(each) for each in widths], 1)
+    bias = head.bias.detach() / temperature
+    heads = [(weight, bias if first else torch.zeros_like(bias)) for first, weight in _first_marked(weights)]
+    return _Candidate(method="joint", members=order, unseen=(unseen[0].double() / temperature, unseen[1]), heads=heads)
+
+
+def _stack(
+    members: Sequence[_Member],
+    order: Sequence[int],
+    words: Sequence[Tensor],
+    truth: Tensor,
+    seed: int,
+    progress: Progress,
+) -> _Candidate:
+    """A linear head on the centred logits of all members: one more linear map behind each of their heads.
+
+    It is fitted on validation images, in cross validation, since the members' heads have seen the training images.
+    """
+    classes = words[0].shape[1]
+    centring = torch.eye(classes, dtype=torch.float64) - 1 / classes
+    said = torch.cat([each @ centring for each in words], 1)
+    with progress.task("stacking", STEPS) as task:
+        fit = fit_linear((said[:, None], truth), None, classes=classes, seed=seed, refit=False, task=task)
+    heads = []
+    for (first, weight), member in zip(_first_marked(fit.weight.split(classes, 1)), members, strict=True):
+        own, onward = cast("nn.Linear", member.model.head), weight @ centring / member.model.temperature.double()
+        bias = onward @ own.bias.detach().double() + (fit.bias if first else 0)
+        heads.append((onward @ own.weight.detach().double(), bias))
+    assert fit.held_out is not None  # there are several images of some class, or nothing could have been held out
+    return _Candidate(method="stack", members=order, unseen=fit.held_out, heads=heads)
+
+
+def _first_marked(parts: Sequence[Tensor]) -> Iterator[tuple[bool, Tensor]]:
+    """The parts of a joint head, the first of them being the one that has the bias."""
+    return ((number == 0, part) for number, part in enumerate(parts))
+
+
+def _set_head(model: TransferModel, weight: Tensor, bias: Tensor) -> None:
+    head = cast("nn.Linear", model.head)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+        model.temperature.fill_(1)
+
+
+def _logits(members: Sequence[_Member], split: Split) -> Probabilities:
+    """What each member says of the images of a split, [K, N, C]."""
+    with torch.no_grad():
+        rows = [member.model.classify(member.features(split)[0][:, 0]) for member in members]
+    return torch.stack(rows).double().numpy()
+
+
+def _measured(probabilities: Mapping[str, Probabilities], data: DataSet) -> dict[str, Any]:
+    found: dict[str, Any] = {"val_accuracy": None, "test_accuracy": None, "test_ece": None}
+    for split in ("val", "test"):
+        if split in probabilities:
+            said, truth = probabilities[split], labels(data.of(split))
+            right = said.argmax(1) == truth
+            found[f"{split}_accuracy"] = float(right.mean())
+            if split == "test":
+                found["test_ece"] = calibration_error(said.max(1), right)
+    return found
+
+
+def _facts(member: _Member) -> dict[str, Any]:
+    """What a backbone does alone, and what it takes."""
+    result, size, spec = member.run.read("result"), member.sources.resolved.input, member.sources.resolved.staged
+    area = size.height * size.width / (spec.input.height * spec.input.width)
+    return {
+        "backbone": member.sources.resolved.backbone.id,
+        "input": [size.height, size.width],
+        "macs": spec.macs * area,
+        "val_accuracy": result["val_accuracy"],
+        "test_accuracy": result["test_accuracy"],
+    }
+
+
+def _write(
+    run: RunFolder,
+    requests: Sequence[FinetuneRequest],
+    cascade: Mapping[str, Any],
+    data: DataSet,
+    probabilities: Mapping[str, Any],
+    result: Mapping[str, Any],
+    out: Path,
+) -> None:
+    backbones = [{"backbone": request.backbone, "weights": request.weights} for request in requests]
+    run.write("request", {"request": {**asdict(requests[0]), "backbones": backbones}})
+    run.write("cascade", cascade)
+    run.write("environment", package_versions())
+    run.write("dataset", data.to_json())
+    run.write_predictions(probabilities)
+    digest = sha256_json([sha256_file(member.weights) for member in run.members])
+    run.write("result", {"run": str(out), **result, "weights_sha256": digest})
+    run.move(out)
