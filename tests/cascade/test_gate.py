@@ -225,6 +225,27 @@ def test_the_command_and_what_it_says(small: Path, big: Path, zoo: Zoo, tmp_path
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_there_is_nothing_to_resume(gated: Path, zoo: Zoo) -> None:
+    done = zoo("finetune", "--resume", "--out", gated, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["strategy"] == "gate"
+
+
+def test_a_run_made_whole_is_there_or_not(tmp_path: Path) -> None:
+    def fails(run: RunFolder) -> None:
+        run.write("result", {})
+        raise RunError("no more room")
+
+    (tmp_path / "run").mkdir()
+    with pytest.raises(RunError, match="no more room"):
+        RunFolder.create_whole(tmp_path / "run", fails)
+    assert list(tmp_path.iterdir()) == []
+    made = RunFolder.create_whole(tmp_path / "run", lambda run: run.write("result", {}))
+    assert RunFolder.open_complete(tmp_path / "run").path == made.path
+    with pytest.raises(RunError, match="already in use"):
+        RunFolder.create_whole(tmp_path / "run", fails)
+
+
 def test_a_promise_beyond_its_images_is_refused(
     small: Path, big: Path, environment: Environment, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.artifacts.files import read_json, write_atomically, write_bytes, write_json
+from zoo.artifacts.files import folder_once, read_json, write_atomically, write_bytes, write_json
 from zoo.errors import RunError
 from zoo.specs import ImageInput
 
@@ -89,6 +89,17 @@ class RunFolder:
         run = cls(path)
         run.checkpoint.mkdir()
         return run
+
+    @classmethod
+    def create_whole(cls, path: Path, fill: Callable[[RunFolder], None]) -> RunFolder:
+        """A run that is there once `fill` is through with it, and not before. Raises RunError as `create` does."""
+        cls.check_free(path)
+        try:
+            if path.exists():
+                path.rmdir()
+            return cls(folder_once(path, lambda unfinished: fill(cls.create(unfinished))))
+        except OSError as error:
+            raise RunError(f"output folder cannot be written: {path} ({error.strerror}); give another --out") from None
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -194,15 +205,6 @@ class RunFolder:
         for name in ("request", "dataset", "environment", "result"):
             copy.write(name, other.read(name))
         return copy
-
-    def move(self, out: Path) -> None:
-        """Gives this run, made under another name, its own one. Raises RunError where that cannot be."""
-        try:
-            if out.exists():
-                out.rmdir()  # an empty one, see `check_free`
-            self.path.rename(out)
-        except OSError as error:
-            raise RunError(f"output folder cannot be written: {out} ({error.strerror}); give another --out") from None
 
     def take_over(self, other: RunFolder) -> None:
         """Copies what training left in the finished run `other`: weights, predictions and metrics."""

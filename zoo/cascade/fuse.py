@@ -93,9 +93,7 @@ def fuse(
     began = time.monotonic()
     RunFolder.check_free(out)
     _check(requests)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Under another name until it is whole; what takes time, the features, is kept in the cache.
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".zoo-") as folder:
+    with tempfile.TemporaryDirectory() as folder:  # what takes time, the features, is kept in the cache
         probes = [Path(folder) / f"probe-{number}" for number in range(len(requests))]
         members = [_probe(*pair, environment, progress) for pair in zip(requests, probes, strict=True)]
         data, seed = members[0].sources.data, requests[0].seed
@@ -104,22 +102,19 @@ def fuse(
         plain = [(member.features("train")[0][:, 0], member.widths) for member in members]
         train = torch.from_numpy(labels(data.of("train")))
         order = select(plain, train, classes=len(data.classes), seed=seed)
-        candidates = _candidates(members, order, seed, progress)
-        best = min(candidates, key=lambda candidate: candidate.loss)
         if len(order) == 1:
             progress.say(f"{requests[order[0]].backbone} alone: the others tell nothing that it does not")
+        candidates = _candidates(members, order, seed, progress)
+        best = min(candidates, key=lambda candidate: candidate.loss)
         chosen = [members[number] for number in best.members]
         fusion = Fusion(average=best.method == "average")
-        run = RunFolder.create(Path(folder) / "run")
-        for number, member in enumerate(chosen):
-            if best.heads:
-                _set_head(member.model, *best.heads[number])
-            save_tensors(run.add_member(member.run).weights, member.model.state_dict())
+        for member, head in zip(chosen, best.heads, strict=False):  # there may be none
+            _set_head(member.model, *head)
         probabilities = {"val": best.unseen[0].softmax(1).float().numpy()}
         if data.of("test"):
             probabilities["test"] = fusion.combine(_logits(chosen, "test"))[0].astype(np.float32)
-        kinds = {"kind": "fuse", "average": fusion.average}
         result = {
+            "run": str(out),
             "strategy": "fuse",
             "method": best.method,
             "backbone": " + ".join(member.sources.resolved.backbone.id for member in chosen),
@@ -130,8 +125,20 @@ def fuse(
             "fitted_splits": ["train", "val"],
             "seconds": time.monotonic() - began,
         }
-        _write(run, requests, kinds, data, probabilities, result, out)
-    return RunFolder.open_complete(out).read("result")
+
+        def fill(run: RunFolder) -> None:
+            for member in chosen:
+                save_tensors(run.add_member(member.run).weights, member.model.state_dict())
+            backbones = [{"backbone": request.backbone, "weights": request.weights} for request in requests]
+            run.write("request", {"request": {**asdict(requests[0]), "backbones": backbones}})
+            run.write("cascade", {"kind": "fuse", "average": fusion.average})
+            run.write("environment", package_versions())
+            run.write("dataset", data.to_json())
+            run.write_predictions(probabilities)
+            digest = sha256_json([sha256_file(member.weights) for member in run.members])
+            run.write("result", {**result, "weights_sha256": digest})
+
+        return RunFolder.create_whole(out, fill).read("result")
 
 
 def _check(requests: Sequence[FinetuneRequest]) -> None:
@@ -273,23 +280,3 @@ def _facts(member: _Member) -> dict[str, Any]:
         "val_accuracy": result["val_accuracy"],
         "test_accuracy": result["test_accuracy"],
     }
-
-
-def _write(
-    run: RunFolder,
-    requests: Sequence[FinetuneRequest],
-    cascade: Mapping[str, Any],
-    data: DataSet,
-    probabilities: Mapping[str, Any],
-    result: Mapping[str, Any],
-    out: Path,
-) -> None:
-    backbones = [{"backbone": request.backbone, "weights": request.weights} for request in requests]
-    run.write("request", {"request": {**asdict(requests[0]), "backbones": backbones}})
-    run.write("cascade", cascade)
-    run.write("environment", package_versions())
-    run.write("dataset", data.to_json())
-    run.write_predictions(probabilities)
-    digest = sha256_json([sha256_file(member.weights) for member in run.members])
-    run.write("result", {"run": str(out), **result, "weights_sha256": digest})
-    run.move(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -96,6 +95,8 @@ def gate(request: GateRequest, out: Path, *, catalogue: Catalogue, cache: Path, 
     fabric = make_fabric(request.device, request.threads or available_threads())
     members = [_load(path, catalogue) for path in request.runs]
     _check_members(members)
+    if request.seed is None:
+        request = replace(request, seed=members[0].run.read("request")["request"]["seed"])
     data, choosing = _open(request, members, cache, progress)
     store = ImageStore(data)
     data, skipped = check_images(
@@ -195,8 +196,7 @@ def _open(
     request: GateRequest, members: Sequence[_Member], cache: Path, progress: Progress
 ) -> tuple[DataSet, set[str]]:
     """The images that choose or are measured, and the files of those that choose. Raises DataError without any."""
-    seed = request.seed if request.seed is not None else members[0].run.read("request")["request"]["seed"]
-    data = open_dataset(request.data, cache=cache, progress=progress, seed=seed, for_training=False)
+    data = open_dataset(request.data, cache=cache, progress=progress, seed=request.seed or 0, for_training=False)
     known = members[0].record.classes
     if data.classes != known:
         odd = sorted(set(data.classes) ^ set(known))
@@ -302,21 +302,19 @@ def _write(
     parts: Mapping[Split, NDArray[np.bool_]],
     result: dict[str, Any],
 ) -> dict[str, Any]:
-    """The run folder, under another name until it is whole."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".zoo-") as folder:
-        run = RunFolder.create(Path(folder) / "run")
+    """The run folder, which is there once it is whole."""
+
+    def fill(run: RunFolder) -> None:
         for member, temperature in zip(members, temperatures, strict=True):
             copy = run.add_member(member.run)
             member.model.temperature.mul_(temperature)
             save_tensors(copy.weights, member.model.state_dict())
-        seed = members[0].run.read("request")["request"]["seed"] if request.seed is None else request.seed
-        run.write("request", {"request": {**request.to_json(), "seed": seed}})
+        run.write("request", {"request": request.to_json()})
         run.write("cascade", {"kind": "gate", "threshold": result["threshold"], "average": result["average"]})
         run.write("environment", package_versions())
         run.write("dataset", {**data.to_json(), "skipped": list(skipped)})
         run.write_predictions({split: answers[rows].astype(np.float32) for split, rows in parts.items() if rows.any()})
         digest = sha256_json([sha256_file(member.weights) for member in run.members])
         run.write("result", {"run": str(out), **result, "weights_sha256": digest})
-        run.move(out)
-    return RunFolder.open_complete(out).read("result")
+
+    return RunFolder.create_whole(out, fill).read("result")

@@ -86,13 +86,13 @@ class _Graph:
 
     def node(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         """Adds one node, and gives the name of its output."""
-        self.nodes.append(helper.make_node(kind, inputs, [f"gate/{name}"], name=f"gate/{name}", **attributes))
-        return f"gate/{name}"
+        self.nodes.append(helper.make_node(kind, inputs, [f"cascade/{name}"], name=f"cascade/{name}", **attributes))
+        return f"cascade/{name}"
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Adds one constant, and gives its name."""
-        self.constants.append(numpy_helper.from_array(value, f"gate/{name}"))
-        return f"gate/{name}"
+        self.constants.append(numpy_helper.from_array(value, f"cascade/{name}"))
+        return f"cascade/{name}"
 
     def filled(self, name: str, shape: str, value: int) -> str:
         """Adds a tensor of the shape in `shape` whose every element is `value`."""

@@ -111,6 +111,8 @@ def resume(out: Path, environment: Environment, progress: Progress, *, devices: 
     is no run, UsageError where it began with another number of devices than `devices`.
     """
     run = RunFolder.open(out)
+    if run.members:
+        return run.read("result")  # a cascade is there once it is whole
     request, data = _read_records(run)
     if devices not in (None, request.devices):
         raise UsageError(f"--devices {devices}: {out} began with {request.devices} and can only go on so; leave it out")
