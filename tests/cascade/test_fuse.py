@@ -45,7 +45,7 @@ def untrained(environment: Environment, tmp_path_factory: pytest.TempPathFactory
 
 
 def _requests(files: dict[str, str], **options: object) -> list[FinetuneRequest]:
-    common = {"data": "builtin:digits", "shots": 40, "device": "cpu", "threads": 2} | options
+    common = {"data": "builtin:digits", "shots": 40, "device": "cpu", "threads": 1} | options
     return [FinetuneRequest(backbone=name, weights=file, **common) for name, file in files.items()]  # type: ignore[arg-type]
 
 
@@ -68,6 +68,7 @@ def test_two_weak_backbones_are_better_together(fused: Path, untrained: dict[str
     assert sorted(result["backbone"].split(" + ")) == sorted(untrained)
 
 
+@pytest.mark.slow
 def test_run_and_model_are_evaluated_alike(fused: Path, environment: Environment, tmp_path: Path, zoo: Zoo) -> None:
     made = export(fused, tmp_path / "both.onnx", catalogue=environment.catalogue, progress=Silent())
     assert made["parity"]["max_abs"] < 1e-4
@@ -88,6 +89,7 @@ def test_run_and_model_are_evaluated_alike(fused: Path, environment: Environment
     assert {name.partition(": ")[2] for name in rows[0]["branches"]} >= {"timm/test_vit", "timm/test_vit2"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", [True, False])
 def test_parity(average: bool, fused: Path, environment: Environment, tmp_path: Path) -> None:
     models = [model for model, _ in load_members(RunFolder.open_complete(fused), environment.catalogue)]

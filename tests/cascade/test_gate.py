@@ -40,7 +40,7 @@ Zoo = Callable[..., subprocess.CompletedProcess[str]]
 
 def _train(environment: Environment, out: Path, **options: object) -> Path:
     common = {"data": "builtin:digits", "backbone": "tiny/glyphnet", "strategy": "partial", "device": "cpu"}
-    finetune(FinetuneRequest(**common | {"epochs": 3, "threads": 2} | options), out, environment, Silent())  # type: ignore[arg-type]
+    finetune(FinetuneRequest(**common | {"epochs": 3, "threads": 1} | options), out, environment, Silent())  # type: ignore[arg-type]
     return out
 
 
@@ -119,6 +119,7 @@ def test_run_and_model_are_evaluated_alike(gated: Path, gated_model: Path, envir
     assert found[0]["seen_in_training"] == 0
 
 
+@pytest.mark.slow
 def test_it_needs_its_members_no_more(
     gated: Path, gated_model: Path, environment: Environment, tmp_path: Path, small: Path
 ) -> None:
@@ -140,7 +141,7 @@ def members(gated: Path, environment: Environment) -> list[tuple[TransferModel, 
     return [(model, to_onnx(model)) for model, _ in loaded]
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("average", [True, False])
 def test_parity_at_every_share_of_hard_images(
     count: int,
@@ -254,6 +255,7 @@ def test_a_promise_beyond_its_images_is_refused(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_does_not_go_together_is_refused(
     small: Path, big: Path, gated: Path, environment: Environment, tmp_path: Path
 ) -> None:

@@ -66,7 +66,9 @@ def test_the_walk_goes_from_strict_to_loose_and_stops_in_time(average: bool) -> 
 
 
 @pytest.mark.parametrize("average", [True, False])
-@pytest.mark.parametrize(("count", "loss"), [(500, 0.02), (500, 0.05), (2_000, 0.01)])
+@pytest.mark.parametrize(
+    ("count", "loss"), [(500, 0.02), (500, 0.05), pytest.param(2_000, 0.01, marks=pytest.mark.slow)]
+)
 def test_a_promise_is_rarely_broken(count: int, loss: float, average: bool) -> None:
     unseen, labels = _members(20_000, 12345)
     reference = unseen[-1].argmax(1) == labels
