@@ -271,7 +271,12 @@ def test_what_does_not_go_together_is_refused(
         ((small,), {}, UsageError, "a gate needs two runs at least"),
         ((small, shapes), {}, UsageError, "runs of different classes: .* in one of them only"),
         ((small, gated), {}, UsageError, "already a cascade: .*; give the runs it was made of"),
-        ((broken, big), {}, RunError, "weights of .*broken do not fit: no such weights file"),
+        (
+            (broken, big),
+            {},
+            RunError,
+            "weights of a run are gone: .*broken/weights.safetensors; restore them or train again",
+        ),
         ((small, weak), {}, RunError, r"the big model is not better: .*weak is right about .* use that one alone"),
         ((probe, big), {}, DataError, "no images to choose by: .* --split test"),
         ((small, big), {"max_loss": 0.0}, UsageError, "--max-loss: 0; points of accuracy"),

@@ -74,18 +74,18 @@ def _manifest(
     data: DataSet,
     parity: dict[str, Any],
 ) -> ModelManifest:
-    last = records[-1]  # of a cascade: the one that sees the finest pictures
+    finest = max(records, key=lambda record: record.input.height * record.input.width)
     return ModelManifest(
         task="classification",
-        labels=last.classes,
-        input=asdict(last.input),
+        labels=finest.classes,
+        input=asdict(finest.input),
         backbone=result["backbone"],
-        weights=last.weights,
+        weights=finest.weights,
         weights_license=_all([record.weights_license for record in records]),
         pretrained_on=_all([record.pretrained_on for record in records]),
         strategy=result["strategy"],
         run_weights_sha256=result["weights_sha256"],
-        source_weights_sha256=last.weights_sha256,
+        source_weights_sha256=finest.weights_sha256,
         data_fingerprint=data.fingerprint,
         seed=run.read("request")["request"]["seed"],
         metrics={name: result[name] for name in ("val_accuracy", "test_accuracy")},

@@ -93,9 +93,7 @@ def measure_steps(
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise RunError(
-                f"torch cannot compile this network here: {str(error).splitlines()[0]}; leave out --compile always"
-            ) from error
+            raise RunError(f"torch cannot compile this network here: {str(error).splitlines()[0]}") from error
         compiling = time.perf_counter() - began
         return StepTimes(usual=usual, compiled=mean(fabric, seconds_of(lambda: step(fast))), compiling=compiling)
 

@@ -252,7 +252,7 @@ class Job(Work):
                 )
             except RunError as error:
                 if choice == "always":
-                    raise
+                    raise RunError(f"{error}; leave out --compile always") from error
                 self.progress.say(f"{error}; training goes on as usual")
                 return {"compile": False, "why": str(error)}
             if times.tried:

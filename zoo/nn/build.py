@@ -66,8 +66,10 @@ def build_source_head(backbone: BackboneEntry, weights: Path | None) -> nn.Modul
 
 
 def load_run_model(run: RunFolder, catalogue: Catalogue) -> tuple[TransferModel, ModelRecord]:
-    """The trained model of a finished run, in eval mode. Raises RunError where its weights do not fit."""
+    """The trained model of a finished run, in eval mode. Raises RunError where its weights are gone or do not fit."""
     record = run.read_model()
+    if not run.weights.is_file():
+        raise RunError(f"weights of a run are gone: {run.weights}; restore them or train again")
     require_plugins(record, catalogue)
     backbone, _ = catalogue.find_backbone(record.backbone)
     head = catalogue.find_head(record.head)

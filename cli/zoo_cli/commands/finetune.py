@@ -197,7 +197,7 @@ def _finetune(
         if dry_run:
             _show_plan(out, request)
             return
-        target = folder or _fresh_folder(request)
+        target = folder or _fresh_folder(request, request.strategy)
     try:
         if request is None:
             result = resume_run(target, environment(), out.progress, devices=devices)
@@ -234,7 +234,7 @@ def _finetune(
 def _fuse(out: Output, requests: Sequence[FinetuneRequest], folder: Path | None) -> None:
     from zoo.cascade.fuse import fuse
 
-    result = fuse(requests, folder or _fresh_folder(replace(requests[0], strategy="auto")), environment(), out.progress)
+    result = fuse(requests, folder or _fresh_folder(requests[0], "fuse"), environment(), out.progress)
 
     def words() -> None:
         rows = [
@@ -275,11 +275,11 @@ def _widths(text: str) -> tuple[int, ...]:
     return widths
 
 
-def _fresh_folder(request: FinetuneRequest) -> Path:
-    """`runs/<data>-<backbone>-<strategy>-<time>`."""
+def _fresh_folder(request: FinetuneRequest, way: str) -> Path:
+    """`runs/<data>-<backbone>-<way>-<time>`."""
     data = re.sub(r"[^A-Za-z0-9_]+", "-", Path(request.data.removeprefix("builtin:")).stem)
     backbone = request.backbone.partition("@")[0].rpartition("/")[2]
-    return Path("runs") / f"{data}-{backbone}-{request.strategy}-{datetime.now():%Y%m%d-%H%M%S}"
+    return Path("runs") / f"{data}-{backbone}-{way}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _show_plan(out: Output, request: FinetuneRequest) -> None:
