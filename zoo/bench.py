@@ -61,7 +61,9 @@ class BenchRow:
     nodes: dict[str, int]
     """Nodes per execution provider that really ran them."""
     branches: dict[str, float] | None = None
-    """Of a cascade: milliseconds of a call that each member took on average, and the gate between them."""
+    """Of a cascade: milliseconds of a call that each member took on average, and what lies between them."""
+    cascade: str | None = None
+    """Its kind."""
     accuracy: float | None = None
     interval95: tuple[float, float] | None = None
 
@@ -135,6 +137,7 @@ def _measure(
             images_per_s=batch * len(times) / float(np.sum(times)),
             nodes=seen.nodes,
             branches=_branches(model, seen.part_ms),
+            cascade=model.manifest.cascade["kind"] if model.manifest and model.manifest.cascade else None,
         )
     )
 

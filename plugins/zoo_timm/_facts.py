@@ -19,10 +19,10 @@ from timm.models import (
     load_model_config_from_hf,
 )
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.errors import UsageError, did_you_mean
 from zoo.nn.backbone import Backbone
+from zoo.nn.size import count_macs, count_params
 from zoo.specs import BackboneSpec, ImageInput, WeightsSpec
 from zoo_timm._find import describe, find_split
 
@@ -107,8 +107,8 @@ def _spec(name: str, architecture: str, arguments: dict[str, Any], configs: Sequ
         name=name,
         family=type(model).__module__.rpartition(".")[2],
         num_features=embedding.shape[1],
-        params=_params(staged),
-        macs=_macs(staged, images[:1]),
+        params=count_params([*staged.stages, staged.pool]),
+        macs=count_macs(staged, images[:1]),
         build=build,
         split=split.apply,
         stages=tuple(describe(activation, images, model) for activation in activations),
@@ -159,16 +159,3 @@ def _size_divisor(backbone: Backbone, images: Tensor, sizes: Sequence[tuple[int,
             continue
         return divisor
     return None
-
-
-def _params(backbone: Backbone) -> int:
-    tensors = {id(p): p.numel() for module in (*backbone.stages, backbone.pool) for p in module.parameters()}
-    return sum(tensors.values())
-
-
-def _macs(backbone: Backbone, images: Tensor) -> int:
-    # It stumbles over parameters that are given to modules; these are on the meta device and nobody's.
-    backbone.requires_grad_(False)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        backbone(images)
-    return int(counter.get_total_flops() // 2)

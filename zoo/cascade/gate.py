@@ -28,6 +28,7 @@ from zoo.nn.batches import Batches
 from zoo.nn.build import load_run_model
 from zoo.nn.calibrate import fit_temperature
 from zoo.nn.cascade import Probabilities
+from zoo.nn.chain import find_backbone
 from zoo.nn.engine import Device, generator, make_fabric, place
 from zoo.nn.inference import logits
 from zoo.nn.model import TransferModel
@@ -170,7 +171,7 @@ def _load(path: Path, catalogue: Catalogue) -> _Member:
     if run.members:
         raise UsageError(f"already a cascade: {path}; give the runs it was made of")
     model, record = load_run_model(run, catalogue)
-    spec = drop_stages(catalogue.find_backbone(record.backbone)[0].spec, record.drop_stages)
+    spec = drop_stages(find_backbone(catalogue, record.backbone).spec, record.drop_stages)
     area = record.input.height * record.input.width / (spec.input.height * spec.input.width)
     return _Member(run=run, model=model, record=record, macs=spec.macs * area)
 

@@ -25,6 +25,11 @@ class BackboneEntry:
         """`<plugin>/<name>`."""
         return f"{self.plugin.name}/{self.spec.name}"
 
+    @property
+    def source(self) -> str:
+        """The distribution that brought the plugin, with its version."""
+        return self.plugin.source
+
     def gives(self, needs: Needs) -> bool:
         """Whether the backbone has what a head of such `needs` stands on."""
         layouts = [stage.layout for stage in self.spec.stages]

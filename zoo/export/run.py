@@ -14,6 +14,7 @@ from zoo.artifacts.files import write_bytes
 from zoo.artifacts.manifest import METADATA_KEY, Golden, ModelManifest
 from zoo.artifacts.runs import ModelRecord, RunFolder
 from zoo.catalogue import Catalogue
+from zoo.catalogue.chains import ARROW, is_chain
 from zoo.data.dataset import DataSet, Sample
 from zoo.errors import ModelError
 from zoo.export.answering import Answering
@@ -21,6 +22,7 @@ from zoo.export.graph import attach_manifest, to_onnx
 from zoo.export.parity import BATCHES, as_jpegs, measure_parity, synthetic_jpegs
 from zoo.export.stitch import stitch
 from zoo.nn.cascade import Cascade, Gate, load_cascade, load_members
+from zoo.nn.chain import ChainEntry, find_backbone
 from zoo.nn.engine import make_fabric
 from zoo.progress import Progress
 from zoo.runtime.golden import golden_image
@@ -47,7 +49,12 @@ def export(run_path: Path, out: Path, *, catalogue: Catalogue, progress: Progres
     with progress.task("exporting", 3) as task:
         result, data = run.read("result"), DataSet.from_json(run.read("dataset"))
         task.advance(1, "to ONNX")
-        proto = stitch(models, cascade) if cascade else to_onnx(models[0])
+        if cascade:
+            proto = stitch(models, cascade)
+        else:
+            backbone = find_backbone(catalogue, records[0].backbone)
+            parts = backbone.first_stages if isinstance(backbone, ChainEntry) else (0,)
+            proto = to_onnx(models[0], first_stages=parts)
         task.advance(1, "parity")
         jpegs = synthetic_jpegs() + as_jpegs([data.path(sample) for sample in _parity_samples(data)])
         with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +99,7 @@ def _manifest(
         parity=parity,
         golden=tuple(_golden(answering, height, width, seed) for seed, (height, width) in enumerate(_GOLDEN_SIZES)),
         versions={"zoo": __version__, **{name: version(name) for name in ("torch", "onnx", "onnxscript")}},
-        cascade=_cascade(cascade, records, result) if cascade else None,
+        cascade=_cascade(cascade, records, result) if cascade else _chain(records[0]),
     )
 
 
@@ -113,6 +120,14 @@ def _cascade(cascade: Cascade, records: Sequence[ModelRecord], result: dict[str,
         for member, rate in zip(members, result["val_exits"], strict=True):
             member["exit_rate"] = rate
     return {"kind": result["strategy"], **asdict(cascade), "members": members}
+
+
+def _chain(record: ModelRecord) -> dict[str, Any] | None:
+    """What the manifest says of a chain: the backbones in it; None of a single one."""
+    if not is_chain(record.backbone):
+        return None
+    links = zip(record.backbone.split(ARROW), record.weights.split(ARROW), strict=True)
+    return {"kind": "chain", "members": [{"backbone": name, "weights": weights} for name, weights in links]}
 
 
 def _all(values: Sequence[str | None]) -> str | None:

@@ -19,12 +19,9 @@ from onnx.compose import add_prefix_graph
 from onnx.inliner import inline_local_functions
 
 from zoo.artifacts.manifest import EXIT, INPUT, OUTPUT
-from zoo.export.graph import to_onnx
+from zoo.export.graph import MEMBER, to_onnx
 from zoo.nn.cascade import Cascade, Fusion, Gate
 from zoo.nn.model import TransferModel
-
-MEMBER = "member{number}/"
-"""Before the names of all nodes of a member."""
 
 
 def stitch(models: Sequence[TransferModel], cascade: Cascade) -> onnx.ModelProto:

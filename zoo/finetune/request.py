@@ -23,9 +23,9 @@ class FinetuneRequest:
 
     data: str
     backbone: str
-    """`[<plugin>/]<name>[@tag]`."""
+    """`[<plugin>/]<name>[@tag]`, or several as a chain: `A -> B`, or with stages `A[:7] -> B[5:]`."""
     weights: str | None = None
-    """A tag, a file, or `none` (only for `scratch`)."""
+    """A tag, a file, or `none` (only for `scratch`); of a chain `a -> b`."""
     head: str = "linear"
     head_options: Mapping[str, Any] = field(default_factory=dict)
     strategy: StrategyName = "auto"

@@ -8,10 +8,12 @@ from pathlib import Path
 from zoo.artifacts.files import sha256_file
 from zoo.artifacts.runs import ModelRecord
 from zoo.catalogue import BackboneEntry, Catalogue, HeadEntry
+from zoo.catalogue.chains import ARROW, is_chain, parse
 from zoo.catalogue.weights import fetch_weights
 from zoo.errors import UsageError, WeightsError, did_you_mean
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.strategies import STRATEGIES
+from zoo.nn.chain import Entry
 from zoo.nn.surgery import drop_stages
 from zoo.progress import Progress
 from zoo.specs import BackboneSpec, ImageInput, WeightsSpec
@@ -30,13 +32,23 @@ class Environment:
 class Resolved:
     """The backbone, head and weights of a request."""
 
-    backbone: BackboneEntry
+    backbone: Entry
     head: HeadEntry
     weights: Path | None
-    spec: WeightsSpec | None
-    """Facts of the weights, where they are a declared set."""
+    weights_name: str
+    """Tag of the pretrained set, `file:<name>`, or `none`."""
+    weights_license: str | None
+    pretrained_on: str | None
     input: ImageInput
     drop_stages: int
+    upstream_stages: int = 0
+    """Of a chain: the stages that come before those of its last backbone."""
+
+    @property
+    def link(self) -> BackboneEntry:
+        """The backbone, which is a single one, as part of a chain."""
+        assert isinstance(self.backbone, BackboneEntry)
+        return self.backbone
 
     @property
     def staged(self) -> BackboneSpec:
@@ -45,17 +57,13 @@ class Resolved:
 
     def record(self, classes: tuple[str, ...], head_options: dict[str, object]) -> ModelRecord:
         """The record that goes into the run."""
-        if self.spec is not None:
-            name = self.spec.tag
-        else:
-            name = "none" if self.weights is None else f"file:{self.weights.name}"
         return ModelRecord(
             backbone=self.backbone.id,
-            distribution=self.backbone.plugin.source,
-            weights=name,
+            distribution=self.backbone.source,
+            weights=self.weights_name,
             weights_sha256=sha256_file(self.weights) if self.weights is not None else None,
-            weights_license=self.spec.license if self.spec else None,
-            pretrained_on=self.spec.pretrained_on if self.spec else None,
+            weights_license=self.weights_license,
+            pretrained_on=self.pretrained_on,
             input=self.input,
             head=self.head.id,
             head_options=head_options,
@@ -64,12 +72,31 @@ class Resolved:
         )
 
 
-def resolve(request: FinetuneRequest, environment: Environment, progress: Progress) -> Resolved:
-    """What a request names, its weights fetched and verified.
+def resolve(request: FinetuneRequest, environment: Environment, progress: Progress) -> list[Resolved]:
+    """What a request names, its weights fetched and verified: one backbone, or those of a chain in order.
 
-    Raises UsageError for unknown names or an input size the backbone does not take, WeightsError where the weights
+    Raises UsageError for unknown names or an input size a backbone does not take, WeightsError where the weights
     cannot be had.
     """
+    if not is_chain(request.backbone):
+        return [_resolve(request, environment, progress)]
+    names, _ = parse(request.backbone)
+    weights = split_weights(request.weights, len(names))
+    parts = [replace(request, backbone=n, weights=w, drop_stages=0) for n, w in zip(names, weights, strict=True)]
+    return [_resolve(part, environment, progress) for part in parts]
+
+
+def split_weights(weights: str | None, count: int) -> list[str | None]:
+    """The weights of each of `count` backbones of a chain, as in `a.pth -> b.pth`."""
+    if weights is None:
+        return [None] * count
+    found = [each.strip() for each in weights.split(ARROW.strip())]
+    if len(found) != count:
+        raise UsageError(f"--weights: {weights!r} for a chain of {count} backbones; give one for each, in order")
+    return list(found)
+
+
+def _resolve(request: FinetuneRequest, environment: Environment, progress: Progress) -> Resolved:
     catalogue = environment.catalogue
     backbone, tagged = catalogue.find_backbone(request.backbone)
     head = catalogue.find_head(request.head)
@@ -94,7 +121,9 @@ def resolve(request: FinetuneRequest, environment: Environment, progress: Progre
         backbone=backbone,
         head=head,
         weights=path,
-        spec=spec,
+        weights_name=spec.tag if spec else "none" if path is None else f"file:{path.name}",
+        weights_license=spec.license if spec else None,
+        pretrained_on=spec.pretrained_on if spec else None,
         input=_resize(input_spec, request.input_size, backbone.id),
         drop_stages=request.drop_stages,
     )

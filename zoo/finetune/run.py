@@ -23,6 +23,7 @@ from zoo.data.store import ImageStore, check_images
 from zoo.errors import DataError, RunError, UsageError
 from zoo.finetune.auto import settle
 from zoo.finetune.job import Job
+from zoo.finetune.joining import join_backbones
 from zoo.finetune.launch import SharedRun, in_processes
 from zoo.finetune.plan import Group, Plan, make_plan
 from zoo.finetune.request import FinetuneRequest
@@ -54,8 +55,9 @@ class DryRun:
 
 def dry_run(request: FinetuneRequest, environment: Environment, progress: Progress) -> DryRun:
     """What `finetune` would train, part by part, without training or writing anything."""
-    resolved = resolve(request, environment, progress)
+    parts = resolve(request, environment, progress)
     data = _open(request, environment, progress)
+    request, resolved, _ = join_backbones(request, parts, data, environment, progress)
     request, why = _settle(request, data, resolved)
     plan = make_plan(request, resolved.staged, resolved.input, data)
     model = _build(request, resolved, resolved.record(data.classes, head_options(resolved, request)))
@@ -69,8 +71,9 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     InterruptedTrainingError (Ctrl-C) `resume` goes on.
     """
     RunFolder.check_free(out)
-    resolved = resolve(request, environment, progress)
+    parts = resolve(request, environment, progress)
     data = _open(request, environment, progress)
+    request, resolved, joint = join_backbones(request, parts, data, environment, progress)
     request, why = _settle(request, data, resolved)
     if request.compare_scratch and not data.of("val"):
         request = replace(request, track_test=True)  # the curves have nothing else to show; they choose nothing
@@ -94,6 +97,8 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
         run.write("environment", package_versions())
         run.write("dataset", {**data.to_json(), "skipped": skipped})
         run.write_model(asdict(request), record)
+        if joint is not None:
+            run.decide("where backbones join", lambda: joint)
         progress.say(f"strategy {request.strategy}: {run.decide('why this strategy', lambda: why)}")
         progress.say(_summary(plan, groups))
         fewest, most = _extremes(data)
@@ -121,7 +126,7 @@ def resume(out: Path, environment: Environment, progress: Progress, *, devices: 
             return _with_twin(run.read("result"), request, run, environment, progress)
         record = run.read_model()
         require_plugins(record, environment.catalogue)
-        resolved = resolve(request, environment, progress)
+        resolved = _resolve(request, data, environment, progress)
         if resolved.record(data.classes, head_options(resolved, request)).weights_sha256 != record.weights_sha256:
             raise RunError(f"pretrained weights have changed since {out} began; start a new run")
         find_accelerator(request.device, request.devices)
@@ -134,7 +139,7 @@ def open_sources(out: Path, environment: Environment, progress: Progress) -> Sou
     """The images of the run in `out` as its backbone, with its pretrained weights, takes them in."""
     run = RunFolder.open_complete(out)
     request, data = _read_records(run)
-    resolved = resolve(request, environment, progress)
+    resolved = _resolve(request, data, environment, progress)
     return Sources(
         request=request,
         resolved=resolved,
@@ -219,7 +224,7 @@ def _take_part(
     """One of several processes takes the run in `out` to its end; what it needs comes from the run's records."""
     environment = Environment(catalogue=Catalogue.installed(*recipe), cache=cache, mirror=mirror)
     request, data = _read_records(RunFolder.open(out))
-    resolved = resolve(request, environment, progress)
+    resolved = _resolve(request, data, environment, progress)
     threads = request.threads or max(1, available_threads() // seat.world)
     fabric = join(seat, device=request.device, threads=threads)
     run = SharedRun(out, fabric)
@@ -274,8 +279,16 @@ def _with_twin(
     return {**result, "scratch": finetune(request.scratch_twin(), run.scratch, environment, progress)}
 
 
+def _resolve(request: FinetuneRequest, data: DataSet, environment: Environment, progress: Progress) -> Resolved:
+    """What a run that has begun works with."""
+    return join_backbones(request, resolve(request, environment, progress), data, environment, progress)[1]
+
+
 def _settle(request: FinetuneRequest, data: DataSet, resolved: Resolved) -> tuple[FinetuneRequest, str]:
-    return settle(request, data, lambda: _stage_params(resolved.staged.split(resolved.backbone.spec.build())))
+    def stage_params() -> list[int]:
+        return _stage_params(resolved.staged.split(resolved.backbone.spec.build()))
+
+    return settle(request, data, stage_params, upstream_stages=resolved.upstream_stages)
 
 
 def _open(request: FinetuneRequest, environment: Environment, progress: Progress) -> DataSet:

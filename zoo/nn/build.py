@@ -10,19 +10,23 @@ import torch
 from torch import nn
 
 from zoo.artifacts.runs import ModelRecord, RunFolder
-from zoo.catalogue import BackboneEntry, Catalogue, HeadEntry
+from zoo.catalogue import Catalogue, HeadEntry
+from zoo.catalogue.chains import ARROW
 from zoo.errors import PluginError, RunError, UsageError, WeightsError
+from zoo.nn.backbone import Backbone
+from zoo.nn.chain import Entry, find_backbone
 from zoo.nn.engine import derive_seed
 from zoo.nn.model import TransferModel
 from zoo.nn.surgery import drop_stages
 from zoo.nn.taps import feature_widths, make_taps
 from zoo.nn.weights import load_into, read_state
+from zoo.specs import BackboneSpec
 
 T = TypeVar("T")
 
 
 def build_model(
-    backbone: BackboneEntry,
+    backbone: Entry,
     head: HeadEntry,
     record: ModelRecord,
     *,
@@ -36,22 +40,31 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init"))
         spec = drop_stages(backbone.spec, record.drop_stages)
-        native = _call(f"{backbone.id} cannot be built", spec.build)
-        if weights is not None:
-            load_into(native, weights, backbone.id)
-        staged = _call(f"{backbone.id} cannot be split", spec.split, native)
-        if len(staged.stages) != len(spec.stages):
-            raise PluginError(
-                f"{backbone.id} splits into {len(staged.stages)} stages and declares {len(spec.stages)}; "
-                f"see `zoo plugins check {backbone.plugin.name}`"
-            )
+        staged = build_backbone(backbone.id, spec, weights)
         sizes = (sum(feature_widths(spec, record.taps)), len(record.classes))
         module = _call(f"{head.id} cannot be built", head.spec.build, *sizes, record.head_options)
     taps = make_taps(record.taps, spec.stages)
     return TransferModel(backbone=staged, head=module, input_spec=record.input, taps=taps)
 
 
-def build_source_head(backbone: BackboneEntry, weights: Path | None) -> nn.Module:
+def build_backbone(name: str, spec: BackboneSpec, weights: Path | None) -> Backbone:
+    """The staged backbone called `name`, its weights from a file, random ones when None.
+
+    Raises PluginError where the plugin's code fails, WeightsError where the file does not fit.
+    """
+    native = _call(f"{name} cannot be built", spec.build)
+    if weights is not None:
+        load_into(native, weights, name)
+    staged = _call(f"{name} cannot be split", spec.split, native)
+    if len(staged.stages) != len(spec.stages):
+        raise PluginError(
+            f"{name} splits into {len(staged.stages)} stages and declares {len(spec.stages)}; see `zoo plugins check "
+            f"{name.partition('/')[0]}`"
+        )
+    return staged
+
+
+def build_source_head(backbone: Entry, weights: Path | None) -> nn.Module:
     """The pretrained classifier of the source task, from last activations to logits, its weights from a file.
 
     Raises UsageError where the backbone or its weights come without one.
@@ -71,7 +84,7 @@ def load_run_model(run: RunFolder, catalogue: Catalogue) -> tuple[TransferModel,
     if not run.weights.is_file():
         raise RunError(f"weights of a run are gone: {run.weights}; restore them or train again")
     require_plugins(record, catalogue)
-    backbone, _ = catalogue.find_backbone(record.backbone)
+    backbone = find_backbone(catalogue, record.backbone)
     head = catalogue.find_head(record.head)
     model = build_model(backbone, head, record, weights=None, seed=0)
     try:
@@ -84,7 +97,8 @@ def load_run_model(run: RunFolder, catalogue: Catalogue) -> tuple[TransferModel,
 def require_plugins(record: ModelRecord, catalogue: Catalogue) -> None:
     """Raises PluginError where the plugin of a run's backbone or head is not installed any more."""
     installed = {plugin.name for plugin in catalogue.plugins}
-    for what, name, source in (("backbone", record.backbone, record.distribution), ("head", record.head, "")):
+    links = zip(record.backbone.split(ARROW), record.distribution.split(ARROW), strict=True)
+    for what, name, source in (*(("backbone", *link) for link in links), ("head", record.head, "")):
         plugin = name.partition("/")[0]
         if plugin not in installed:
             distribution, _, version = source.partition(" ")

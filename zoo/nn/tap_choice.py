@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -29,16 +29,21 @@ def choose_taps(train: Labelled, widths: Sequence[int], *, classes: int, seed: i
     if len(labels) > CHOICE_ROWS:
         rows = torch.randperm(len(labels), generator=generator(seed, "rows to choose taps by"))[:CHOICE_ROWS]
         features, labels = features[rows], labels[rows]
-    mean, scale = standardise(features, widths)
-    # From the embedding downwards: each tap adds to the inner products of what stands above it.
-    gram, right = features.new_zeros(len(labels), len(labels)), []
-    for group in reversed(((features - mean) / scale).split(list(widths), 1)):
-        gram = gram + group @ group.T
-        right.append(left_out_right(gram, labels, classes))
+    right = [left_out_right(gram, labels, classes) for gram in grams_from_the_top(features, widths)]
     accuracy = [float(row.mean()) for row in right]
     best = max(accuracy)
     chosen = next(taps for taps, value in enumerate(accuracy) if value > best - _GAIN)
     return chosen if tells_more(right[chosen], right[0]) else 0
+
+
+def grams_from_the_top(features: Tensor, widths: Sequence[int]) -> Iterator[Tensor]:
+    """Inner products [N, N] of standardised features [N, D] in groups of `widths`: of the last group, then of ever more
+    groups below it."""
+    mean, scale = standardise(features, widths)
+    gram = features.new_zeros(len(features), len(features))
+    for group in reversed(((features - mean) / scale).split(list(widths), 1)):
+        gram = gram + group @ group.T
+        yield gram
 
 
 def tells_more(right: Tensor, before: Tensor) -> bool:

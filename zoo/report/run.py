@@ -106,6 +106,7 @@ def _add_training(run: RunFolder, facts: dict[str, Any], numbers: dict[str, Any]
         "comparison": numbers["transfer"],
         "parts": network_parts(result["plan"], run.weights),
         "command": command_line(request),
+        "joined": run.read_decisions().get("where backbones join"),
     }
     facts["charts"] |= {
         "accuracy": charts.accuracy_curves(rows, result["best_step"]),

@@ -67,26 +67,18 @@ def unowned(backbone: Backbone, state: Sequence[Tensor]) -> Iterator[Finding]:
 
 def params(spec: BackboneSpec, backbone: Backbone, images: Tensor) -> Iterator[Finding]:  # noqa: ARG001
     """Parameters without the source classifier."""
-    staged = {id(p): p.numel() for module in (*backbone.stages, backbone.pool) for p in module.parameters()}
-    true = sum(staged.values())
+    from zoo.nn.size import count_params
+
+    true = count_params([*backbone.stages, backbone.pool])
     if true != spec.params:
         yield Finding("params", f"params: {spec.params:,} declared, the true value is {true:,}")
 
 
 def macs(spec: BackboneSpec, backbone: Backbone, images: Tensor) -> Iterator[Finding]:
     """Multiply-accumulate operations, to 1 %."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
+    from zoo.nn.size import count_macs
 
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into it
-    backbone.requires_grad_(False)  # it stumbles over parameters that are given to modules
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            backbone(images[:1])
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-    true = counter.get_total_flops() // 2
+    true = count_macs(backbone, images[:1])
     if abs(true - spec.macs) > 0.01 * true:
         yield Finding("macs", f"macs: {spec.macs:,} declared, the true value is {true:,}")
 

@@ -67,7 +67,7 @@ def _bench(
             if row["branches"]:
                 parts = ", ".join(f"{name} {taken:.2f} ms" for name, taken in row["branches"].items())
                 out.line(f"{row['model']}, {row['threads']} threads, batch {row['batch']}: {parts}")
-        if any(row["branches"] for row in rows) and not data:
+        if any(row["cascade"] == "gate" for row in rows) and not data:
             out.line("the time of a gated cascade depends on the images; measure with your own: --data DATA")
 
     out.result({"rows": rows}, words)

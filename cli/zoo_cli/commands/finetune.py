@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from zoo.catalogue.chains import ARROW
 from zoo.errors import UsageError
 from zoo_cli.command import command
 from zoo_cli.options import Device, OnBadSample, Threads
@@ -39,8 +40,11 @@ def _finetune(
         typer.Option(help="PLUGIN/NAME or PLUGIN/NAME@TAG, see `zoo list`; several with --cascade."),
     ] = None,
     cascade: Annotated[
-        Literal["fuse"] | None,
-        typer.Option(help="How several backbones become one model: fuse lets one head hear all."),
+        Literal["fuse", "chain"] | None,
+        typer.Option(
+            help="How several backbones become one model: fuse lets one head hear all, chain feeds each one's maps to "
+            "the next."
+        ),
     ] = None,
     strategy: Annotated[
         Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "lora", "dora", "full", "scratch"],
@@ -137,9 +141,15 @@ def _finetune(
         if data is None or not backbone:
             raise UsageError(f"{'DATA' if data is None else '--backbone'} is missing; see `zoo finetune --help`")
         if len(backbone) > 1 and cascade is None:
-            raise UsageError(f"--backbone: {len(backbone)} of them; say how they become one model: --cascade fuse")
+            raise UsageError(
+                f"--backbone: {len(backbone)} of them; say how they become one model: --cascade fuse or chain"
+            )
         if weights and len(weights) != len(backbone):
             raise UsageError(f"--weights: {len(weights)} for {len(backbone)} backbones; give one for each, in order")
+        if cascade == "chain":
+            if len(backbone) < 2:
+                raise UsageError("--cascade chain needs two backbones at least: --backbone A --backbone B")
+            backbone, weights = [ARROW.join(backbone)], [ARROW.join(weights)] if weights else None
         options: dict[str, Any] = {}
         if hidden is not None:
             options["hidden"] = _widths(hidden)
@@ -278,7 +288,8 @@ def _widths(text: str) -> tuple[int, ...]:
 def _fresh_folder(request: FinetuneRequest, way: str) -> Path:
     """`runs/<data>-<backbone>-<way>-<time>`."""
     data = re.sub(r"[^A-Za-z0-9_]+", "-", Path(request.data.removeprefix("builtin:")).stem)
-    backbone = request.backbone.partition("@")[0].rpartition("/")[2]
+    links = request.backbone.split(ARROW)
+    backbone = "-".join(link.partition("@")[0].partition("[")[0].rpartition("/")[2] for link in links)
     return Path("runs") / f"{data}-{backbone}-{way}-{datetime.now():%Y%m%d-%H%M%S}"
 
 

@@ -1,0 +1,136 @@
+"""A chain of backbones put together on the training images, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from zoo.artifacts.files import folder_once, read_json, sha256_file, sha256_json, write_json
+from zoo.catalogue.chains import ARROW, Joint, parse
+from zoo.data.dataset import DataSet
+from zoo.errors import RunError, UsageError
+from zoo.finetune.joints import Joining, Tried
+from zoo.finetune.request import FinetuneRequest
+from zoo.finetune.resolve import Environment, Resolved, split_weights
+from zoo.nn.chain import IMAGE, ChainEntry
+from zoo.nn.weights import save_tensors
+from zoo.progress import Progress
+from zoo.specs import ImageInput
+
+
+def join_backbones(
+    request: FinetuneRequest, parts: Sequence[Resolved], data: DataSet, environment: Environment, progress: Progress
+) -> tuple[FinetuneRequest, Resolved, Tried | None]:
+    """The backbones of a request as one, the request that says where they join, and which places were tried.
+
+    A single one comes back as it is. Where a chain leaves it open, every place is tried where two backbones have maps
+    of the same stride: the adapter is fitted, without labels, and the place is taken whose features tell the classes
+    apart best (ridge regression, exact leave-one-out). What was found is kept in the cache. Raises UsageError where the
+    backbones do not fit together.
+    """
+    if len(parts) == 1:
+        return request, parts[0], None
+    _, joints = parse(request.backbone)
+    given = _input(parts)
+    if request.strategy == "scratch":
+        if joints is None:
+            raise UsageError(
+                f"--strategy scratch: where {request.backbone} join is chosen by their weights; give stages, as in "
+                "'A[:7] -> B[5:]'"
+            )
+        return request, _joined(parts, _entry(parts, joints), given, None, request), None
+    joining = Joining(parts=parts, given=given, data=data, request=request, progress=progress)
+    key = {
+        "schema": 1,
+        "weights": [sha256_file(part.weights) for part in parts if part.weights is not None],
+        "input": asdict(given),
+        "samples": [(sample.sha256, sample.label) for sample in joining.samples],
+        "torch": torch.__version__,
+    }
+    root, tried = environment.cache / "chains", None
+
+    def folder(name: str) -> Path:
+        return root / sha256_json({**key, "backbone": name})
+
+    def keep(joints: Sequence[Joint] | None) -> tuple[ChainEntry, Tried]:
+        found = joining.find(joints)
+        folder_once(
+            folder(found.entry.id), lambda at: save_tensors(at / "weights.safetensors", found.whole.state_dict())
+        )
+        return found.entry, found.tried
+
+    def choose(at: Path) -> None:
+        entry, rows = keep(None)
+        write_json(at / "joint.json", {"backbone": entry.id, "tried": rows})
+
+    try:
+        if joints is None:
+            facts = read_json(folder_once(folder(request.backbone), choose) / "joint.json")
+            _, joints = parse(facts["backbone"])
+            tried = facts["tried"]
+        assert joints is not None
+        entry = _entry(parts, joints)
+        if not folder(entry.id).is_dir():
+            keep(joints)
+    except OSError as error:
+        raise RunError(f"a chain cannot be kept: {root} ({error.strerror}); free space, or set ZOO_CACHE") from None
+    weights = zip(split_weights(request.weights, len(parts)), parts, strict=True)
+    named = ARROW.join(own or part.weights_name for own, part in weights)
+    if tried is not None:
+        progress.say(_summary(entry, tried))
+    path = folder(entry.id) / "weights.safetensors"
+    return replace(request, backbone=entry.id, weights=named), _joined(parts, entry, given, path, request), tried
+
+
+def _input(parts: Sequence[Resolved]) -> ImageInput:
+    """What the whole takes: what the first backbone takes, as large as the next wants it where that one gives images.
+
+    Raises UsageError where a backbone does not take images of that size.
+    """
+    first, second = parts[0].input, parts[1].input
+    if parts[0].backbone.spec.stages[-1] == IMAGE:
+        first = replace(second, mean=first.mean, std=first.std)
+    for part in parts[1:]:
+        size = part.input
+        fixed = size.fixed_size and (size.height, size.width) != (first.height, first.width)
+        if fixed or first.height % size.size_divisor or first.width % size.size_divisor:
+            raise UsageError(
+                f"{part.backbone.id} does not take images of {first.height} x {first.width}, which "
+                f"{parts[0].backbone.id} takes; give an --input-size that both take"
+            )
+    return first
+
+
+def _entry(parts: Sequence[Resolved], joints: Sequence[Joint]) -> ChainEntry:
+    return ChainEntry(links=tuple(part.link for part in parts), joints=tuple(joints))
+
+
+def _joined(
+    parts: Sequence[Resolved], entry: ChainEntry, given: ImageInput, weights: Path | None, request: FinetuneRequest
+) -> Resolved:
+    """The whole chain, as a single backbone is known."""
+    return Resolved(
+        backbone=entry,
+        head=parts[0].head,
+        weights=weights,
+        weights_name=ARROW.join(part.weights_name for part in parts),
+        weights_license=_all([part.weights_license for part in parts]),
+        pretrained_on=_all([part.pretrained_on for part in parts]),
+        input=given,
+        drop_stages=request.drop_stages,
+        upstream_stages=entry.first_stages[-1],
+    )
+
+
+def _all(values: Sequence[str | None]) -> str | None:
+    """The different ones that are known, in order."""
+    return " and ".join(dict.fromkeys(value for value in values if value)) or None
+
+
+def _summary(entry: ChainEntry, tried: Tried) -> str:
+    """What the places to join were measured to be worth, on one line."""
+    said = ", ".join(f"{row['backbone']} {row['accuracy']:.1%}" for row in tried)
+    return f"chain {entry.id}; right about training images left out one by one: {said}"
