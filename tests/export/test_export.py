@@ -64,8 +64,8 @@ def test_golden_answers(model: Path) -> None:
 def test_a_model_that_answers_otherwise_is_refused(
     run: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoilt(trained: Any) -> onnx.ModelProto:
-        proto = to_onnx(trained)
+    def spoilt(trained: Any, **options: Any) -> onnx.ModelProto:
+        proto = to_onnx(trained, **options)
         weight = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
         values = np.frombuffer(weight.raw_data, np.float32) * np.float32(1.05)
         weight.raw_data = values.tobytes()
