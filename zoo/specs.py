@@ -86,6 +86,8 @@ class StageSpec:
     stride: int
     layout: Layout = "NCHW"
     """Feature maps are NCHW or NHWC; tokens are NTC, and `stride` is then that of the patches."""
+    branches: Sequence[StageSpec | None] = ()
+    """Of backbones side by side, whose activations are tuples: what comes out of each, None of one not yet begun."""
 
     def __post_init__(self) -> None:
         if self.layout not in get_args(Layout):

@@ -18,14 +18,18 @@ from zoo.artifacts.runs import RunFolder
 from zoo.cascade.fuse import fuse
 from zoo.cascade.selection import select
 from zoo.data.images import decode_image
+from zoo.data.splits import open_dataset
 from zoo.errors import DataError, UsageError, WeightsError
 from zoo.evaluate import evaluate
 from zoo.export.answering import Answering
 from zoo.export.run import export
 from zoo.export.stitch import stitch
+from zoo.finetune.joining import join_backbones
 from zoo.finetune.request import FinetuneRequest
-from zoo.finetune.resolve import Environment
+from zoo.finetune.resolve import Environment, resolve
+from zoo.nn.build import build_backbone
 from zoo.nn.cascade import Fusion, load_members
+from zoo.nn.taps import PooledTaps, feature_widths, make_taps
 from zoo.progress import Silent
 from zoo.runtime.model import OnnxModel
 
@@ -149,7 +153,7 @@ def test_what_does_not_go_together_is_refused(
         (
             _requests(untrained, strategy="full"),
             UsageError,
-            "--strategy full: a fusion is computed on frozen backbones",
+            "--strategy full: the members of this kind of fusion are probes",
         ),
         (_requests(untrained, head="mlp"), UsageError, "--head mlp: a fusion has one linear head"),
         (_requests(untrained, data=str(few), shots=None), DataError, "no validation images to compare by"),
@@ -162,3 +166,55 @@ def test_what_does_not_go_together_is_refused(
     assert "say how they become one model: --cascade fuse" in zoo(*twice).stderr
     wrong = zoo(*twice, "--cascade", "fuse", "--weights", "glyphs_v1")
     assert "--weights: 1 for 2 backbones; give one for each" in wrong.stderr
+
+
+def test_backbones_side_by_side_give_what_each_gives(untrained: dict[str, str], environment: Environment) -> None:
+    """Their embeddings to one scale, and each tap of theirs."""
+    request = FinetuneRequest(
+        data="builtin:digits",
+        backbone=" + ".join(untrained),
+        weights=" + ".join(untrained.values()),
+        shots=10,
+        device="cpu",
+        threads=1,
+    )
+    data = open_dataset("builtin:digits", cache=environment.cache, progress=Silent(), shots=10)
+    parts = resolve(request, environment, Silent())
+    _, joined, _ = join_backbones(request, parts, data, environment, Silent())
+    whole = build_backbone(joined.backbone.id, joined.backbone.spec, joined.weights).eval()
+    alone = [build_backbone(p.backbone.id, p.backbone.spec, p.weights).eval() for p in parts]
+    spec = joined.backbone.spec
+    images = torch.randn(3, 3, spec.input.height, spec.input.width)
+    with torch.no_grad():
+        found = whole(images).split([p.backbone.spec.num_features for p in parts], 1)
+        for own, backbone in zip(found, alone, strict=True):
+            expected = backbone(images)
+            ratio = own / expected
+            torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-3, atol=1e-3)
+        taps = make_taps(range(len(spec.stages)), spec.stages)
+        pooled = PooledTaps(whole, taps)(images)
+    assert pooled.shape[1] == sum(feature_widths(spec, taps))
+
+
+@pytest.mark.parametrize("strategy", ["lp-ft", "gradual"])
+def test_branches_are_trained_together(
+    strategy: str, untrained: dict[str, str], environment: Environment, zoo: Zoo, tmp_path: Path
+) -> None:
+    words = [word for pair in untrained.items() for word in ("--backbone", pair[0], "--weights", pair[1])]
+    done = zoo(
+        *("finetune", "builtin:digits", *words, "--cascade", "fuse", "--strategy", strategy, "--shots", "20"),
+        *("--epochs", "4", "--device", "cpu", "--threads", "1", "--out", tmp_path / "run"),
+    )
+    assert done.returncode == 0, done.stderr
+    run = RunFolder.open_complete(tmp_path / "run")
+    result = run.read("result")
+    assert sorted(result["backbone"].split(" + ")) == sorted(untrained)
+    assert result["strategy"] == strategy
+    path = tmp_path / "run.onnx"
+    made = export(run.path, path, catalogue=environment.catalogue, progress=Silent())
+    assert made["parity"]["max_abs"] < 1e-4
+    rows = json.loads(zoo("bench", path, "--batch", "2", "--seconds", "0.1", "--json").stdout)["rows"]
+    branches = rows[0]["branches"]
+    assert sorted(name.partition(": ")[2] for name in branches if ": " in name) == sorted(untrained)
+    assert min(taken for name, taken in branches.items() if ": " in name) > 0
+    assert zoo("report", run.path).returncode == 0

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from zoo.catalogue import Catalogue
-from zoo.catalogue.chains import Joint, parse
+from zoo.catalogue.composites import Joint, parse_chain
 from zoo.errors import UsageError
 from zoo.nn.adapter_fit import AdapterFit, normalise_anew
-from zoo.nn.chain import IMAGE, Adapter, ChainEntry, find_backbone
+from zoo.nn.chain import IMAGE, Adapter, ChainEntry
+from zoo.nn.composite import find_backbone
 from zoo.nn.preprocess import Preprocess
 from zoo.specs import ImageInput, StageSpec
 
@@ -27,10 +28,10 @@ def _entry(catalogue: Catalogue, name: str) -> ChainEntry:
 
 
 def test_names_say_where_backbones_join() -> None:
-    assert parse("a/x -> b/y@v1") == (["a/x", "b/y@v1"], None)
-    assert parse("a/x[:7]->b/y[5:]") == (["a/x", "b/y"], (Joint(stop=7, start=5),))
+    assert parse_chain("a/x -> b/y@v1") == (["a/x", "b/y@v1"], None)
+    assert parse_chain("a/x[:7]  -> b/y[5:]") == (["a/x", "b/y"], (Joint(stop=7, start=5),))
     joints = (Joint(stop=2, start=1), Joint(stop=4, start=3))
-    assert parse("a/x[0:2] -> b/y[1:4] -> c/z[3:]") == (["a/x", "b/y", "c/z"], joints)
+    assert parse_chain("a/x[0:2] -> b/y[1:4] -> c/z[3:]") == (["a/x", "b/y", "c/z"], joints)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_names_say_where_backbones_join() -> None:
 )
 def test_what_is_no_chain_is_refused(name: str, words: str) -> None:
     with pytest.raises(UsageError) as found:
-        parse(name)
+        parse_chain(name)
     assert words in str(found.value)
 
 

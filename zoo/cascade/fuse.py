@@ -18,6 +18,7 @@ from zoo.artifacts.files import sha256_file, sha256_json
 from zoo.artifacts.runs import RunFolder
 from zoo.artifacts.versions import package_versions
 from zoo.cascade.selection import select
+from zoo.catalogue.composites import PLUS
 from zoo.data.dataset import DataSet, Split
 from zoo.data.store import labels
 from zoo.errors import DataError, UsageError
@@ -34,6 +35,12 @@ from zoo.nn.linear import STEPS, Labelled, fit_linear
 from zoo.nn.model import TransferModel
 from zoo.nn.weights import save_tensors
 from zoo.progress import Progress
+
+_OF_PROBE = (
+    *("data", "backbone", "weights", "input_size", "drop_stages", "mirror", "augment", "balance", "shots", "val_share"),
+    *("seed", "device", "threads", "on_bad_sample"),
+)
+"""What a request that trains says of a probe, too."""
 
 Method = Literal["single", "joint", "average", "stack"]
 
@@ -93,18 +100,14 @@ def fuse(
     began = time.monotonic()
     RunFolder.check_free(out)
     _check(requests)
+    if requests[0].strategy not in ("auto", "probe"):
+        raise UsageError(f"--strategy {requests[0].strategy}: the members of this kind of fusion are probes")
     with tempfile.TemporaryDirectory() as folder:  # what takes time, the features, is kept in the cache
-        probes = [Path(folder) / f"probe-{number}" for number in range(len(requests))]
-        members = [_probe(*pair, environment, progress) for pair in zip(requests, probes, strict=True)]
-        data, seed = members[0].sources.data, requests[0].seed
+        members = _probes(requests, Path(folder), environment, progress)
+        data = members[0].sources.data
         if not data.of("val"):
             raise DataError(f"no validation images to compare by: {data.source}; give more images, or a --val-share")
-        plain = [(member.features("train")[0][:, 0], member.widths) for member in members]
-        train = torch.from_numpy(labels(data.of("train")))
-        order = select(plain, train, classes=len(data.classes), seed=seed)
-        if len(order) == 1:
-            progress.say(f"{requests[order[0]].backbone} alone: the others tell nothing that it does not")
-        candidates = _candidates(members, order, seed, progress)
+        candidates = _candidates(members, _select(members, progress), requests[0].seed, progress)
         best = min(candidates, key=lambda candidate: candidate.loss)
         chosen = [members[number] for number in best.members]
         fusion = Fusion(average=best.method == "average")
@@ -141,6 +144,26 @@ def fuse(
         return RunFolder.create_whole(out, fill).read("result")
 
 
+def side_by_side(requests: Sequence[FinetuneRequest], environment: Environment, progress: Progress) -> FinetuneRequest:
+    """The request that trains those backbones of `requests`, which are alike but for these, that `fuse` would keep: as
+    one backbone, side by side. Raises UsageError where they do not go together.
+    """
+    _check(requests)
+    if requests[0].strategy == "scratch":
+        raise UsageError("--strategy scratch: what is fused is pretrained; leave it out")
+    with tempfile.TemporaryDirectory() as folder:
+        # A probe knows nothing of how the backbone is to be trained.
+        plain = [FinetuneRequest(**{name: getattr(each, name) for name in _OF_PROBE}) for each in requests]
+        order = _select(_probes(plain, Path(folder), environment, progress), progress)
+    kept = [requests[number] for number in order]
+    weights = [each.weights for each in kept if each.weights is not None]
+    return replace(
+        requests[0],
+        backbone=PLUS.join(each.backbone for each in kept),
+        weights=PLUS.join(weights) if weights else None,
+    )
+
+
 def _check(requests: Sequence[FinetuneRequest]) -> None:
     """Raises UsageError for what cannot be fused."""
     if len(requests) < 2:
@@ -148,12 +171,28 @@ def _check(requests: Sequence[FinetuneRequest]) -> None:
     names = [request.backbone for request in requests]
     if len(set(zip(names, (request.weights for request in requests), strict=True))) < len(requests):
         raise UsageError(f"--backbone {names[0]}: given twice with the same weights; twins tell each other nothing")
-    if requests[0].strategy not in ("auto", "probe"):
-        raise UsageError(
-            f"--strategy {requests[0].strategy}: a fusion is computed on frozen backbones (probe); leave it out"
-        )
     if requests[0].head != "linear":
         raise UsageError(f"--head {requests[0].head}: a fusion has one linear head; leave it out")
+
+
+def _probes(
+    requests: Sequence[FinetuneRequest], folder: Path, environment: Environment, progress: Progress
+) -> list[_Member]:
+    """Each backbone with a head of its own."""
+    outs = [folder / f"probe-{number}" for number in range(len(requests))]
+    return [_probe(*pair, environment, progress) for pair in zip(requests, outs, strict=True)]
+
+
+def _select(members: Sequence[_Member], progress: Progress) -> list[int]:
+    """The backbones worth asking, the best first."""
+    data, seed = members[0].sources.data, members[0].sources.request.seed
+    plain = [(member.features("train")[0][:, 0], member.widths) for member in members]
+    order = select(plain, torch.from_numpy(labels(data.of("train"))), classes=len(data.classes), seed=seed)
+    if len(order) == 1:
+        progress.say(
+            f"{members[order[0]].sources.resolved.backbone.id} alone: the others tell nothing that it does not"
+        )
+    return order
 
 
 def _probe(request: FinetuneRequest, out: Path, environment: Environment, progress: Progress) -> _Member:

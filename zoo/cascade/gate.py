@@ -28,7 +28,7 @@ from zoo.nn.batches import Batches
 from zoo.nn.build import load_run_model
 from zoo.nn.calibrate import fit_temperature
 from zoo.nn.cascade import Probabilities
-from zoo.nn.chain import find_backbone
+from zoo.nn.composite import find_backbone
 from zoo.nn.engine import Device, generator, make_fabric, place
 from zoo.nn.inference import logits
 from zoo.nn.model import TransferModel

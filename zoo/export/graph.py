@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import cast
 
 import onnx
@@ -15,11 +13,12 @@ from zoo.artifacts.manifest import INPUT, METADATA_KEY, OUTPUT, ModelManifest
 from zoo.nn.model import TransferModel
 from zoo.nn.onnx_graph import export_graph
 
+MemberOf = Callable[[str], int | None]
+
 MEMBER = "member{number}/"
 """Before the names of all nodes of one part of a cascade."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
 """Where the exporter notes the modules that a node comes from."""
-_STAGE = re.compile(r"backbone\.stages\.(\d+)")
 _EXAMPLE_SIZE = (97, 131)
 """Odd and unequal, so that no axis is taken for another; any size works."""
 _MAX_SIDE = 32_768
@@ -39,17 +38,17 @@ class Serving(nn.Module):
         return found if self.logits else found.softmax(1)
 
 
-def to_onnx(model: TransferModel, *, logits: bool = False, first_stages: Sequence[int] = (0,)) -> onnx.ModelProto:
+def to_onnx(model: TransferModel, *, logits: bool = False, member_of: MemberOf | None = None) -> onnx.ModelProto:
     """The ONNX graph of a model, batch and image size free, without traces of this machine.
 
-    Where the backbone is a chain, its parts beginning at `first_stages`, nodes are named after the part they belong to.
-    Raises ModelError where the exporter cannot handle the backbone.
+    Of several backbones as one, nodes are named after the one they belong to, which `member_of` tells by the name of
+    their module. Raises ModelError where the exporter cannot handle the backbone.
     """
     axes = {0: torch.export.Dim("batch"), 1: _side("height"), 2: _side("width")}
     example = torch.zeros(2, *_EXAMPLE_SIZE, 3, dtype=torch.uint8)
     proto = export_graph(Serving(model, logits=logits), example, inputs=INPUT, outputs=OUTPUT, axes=axes)
-    if len(first_stages) > 1:
-        _name_members(proto, first_stages)
+    if member_of is not None:
+        _name_members(proto, member_of)
     _strip(proto)
     proto.producer_name, proto.producer_version = "zoo", ""
     return proto
@@ -65,16 +64,16 @@ def _side(name: str) -> torch.export.Dim:
     return torch.export.Dim(name, min=1, max=_MAX_SIDE)
 
 
-def _name_members(proto: onnx.ModelProto, first_stages: Sequence[int]) -> None:
-    """Puts the part of a chain before the names of its nodes, which are in the order of computation: preprocessing
-    belongs to the first part, pool and head to the last. And before those of their outputs, after which ONNX Runtime
-    names what it makes of several nodes."""
+def _name_members(proto: onnx.ModelProto, member_of: MemberOf) -> None:
+    """Puts the backbone that a node belongs to before its name: nodes are in the order of computation, and those of no
+    backbone belong to the one before them. And before those of their outputs, after which ONNX Runtime names what it
+    makes of several nodes."""
     member, renamed = 0, dict[str, str]()
     kept = {output.name for output in proto.graph.output}
     for node in proto.graph.node:
         scopes = next((prop.value for prop in node.metadata_props if prop.key == _SCOPES), "")
-        if stage := _STAGE.search(scopes):
-            member = bisect_right(first_stages, int(stage[1])) - 1
+        found = member_of(scopes)
+        member = member if found is None else found
         prefix = MEMBER.format(number=member)
         renamed |= {name: prefix + name for name in node.output if name and name not in kept}
         node.name = prefix + node.name

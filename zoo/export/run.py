@@ -13,8 +13,8 @@ from zoo import __version__
 from zoo.artifacts.files import write_bytes
 from zoo.artifacts.manifest import METADATA_KEY, Golden, ModelManifest
 from zoo.artifacts.runs import ModelRecord, RunFolder
-from zoo.catalogue import Catalogue
-from zoo.catalogue.chains import ARROW, is_chain
+from zoo.catalogue import BackboneEntry, Catalogue
+from zoo.catalogue.composites import ARROW, separator, split
 from zoo.data.dataset import DataSet, Sample
 from zoo.errors import ModelError
 from zoo.export.answering import Answering
@@ -22,7 +22,7 @@ from zoo.export.graph import attach_manifest, to_onnx
 from zoo.export.parity import BATCHES, as_jpegs, measure_parity, synthetic_jpegs
 from zoo.export.stitch import stitch
 from zoo.nn.cascade import Cascade, Gate, load_cascade, load_members
-from zoo.nn.chain import ChainEntry, find_backbone
+from zoo.nn.composite import find_backbone
 from zoo.nn.engine import make_fabric
 from zoo.progress import Progress
 from zoo.runtime.golden import golden_image
@@ -53,8 +53,8 @@ def export(run_path: Path, out: Path, *, catalogue: Catalogue, progress: Progres
             proto = stitch(models, cascade)
         else:
             backbone = find_backbone(catalogue, records[0].backbone)
-            parts = backbone.first_stages if isinstance(backbone, ChainEntry) else (0,)
-            proto = to_onnx(models[0], first_stages=parts)
+            member_of = None if isinstance(backbone, BackboneEntry) else backbone.member_of
+            proto = to_onnx(models[0], member_of=member_of)
         task.advance(1, "parity")
         jpegs = synthetic_jpegs() + as_jpegs([data.path(sample) for sample in _parity_samples(data)])
         with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +99,7 @@ def _manifest(
         parity=parity,
         golden=tuple(_golden(answering, height, width, seed) for seed, (height, width) in enumerate(_GOLDEN_SIZES)),
         versions={"zoo": __version__, **{name: version(name) for name in ("torch", "onnx", "onnxscript")}},
-        cascade=_cascade(cascade, records, result) if cascade else _chain(records[0]),
+        cascade=_cascade(cascade, records, result) if cascade else _composite(records[0]),
     )
 
 
@@ -122,12 +122,16 @@ def _cascade(cascade: Cascade, records: Sequence[ModelRecord], result: dict[str,
     return {"kind": result["strategy"], **asdict(cascade), "members": members}
 
 
-def _chain(record: ModelRecord) -> dict[str, Any] | None:
-    """What the manifest says of a chain: the backbones in it; None of a single one."""
-    if not is_chain(record.backbone):
+def _composite(record: ModelRecord) -> dict[str, Any] | None:
+    """What the manifest says of several backbones that were trained as one; None of a single one."""
+    sign = separator(record.backbone)
+    if sign is None:
         return None
-    links = zip(record.backbone.split(ARROW), record.weights.split(ARROW), strict=True)
-    return {"kind": "chain", "members": [{"backbone": name, "weights": weights} for name, weights in links]}
+    links = zip(split(record.backbone), split(record.weights), strict=True)
+    return {
+        "kind": "chain" if sign == ARROW else "fuse",
+        "members": [{"backbone": name, "weights": weights} for name, weights in links],
+    }
 
 
 def _all(values: Sequence[str | None]) -> str | None:

@@ -1,4 +1,4 @@
-"""A chain of backbones put together on the training images, and kept."""
+"""Several backbones put together as one on the training images, and kept."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 
 from zoo.artifacts.files import folder_once, read_json, sha256_file, sha256_json, write_json
-from zoo.catalogue.chains import ARROW, Joint, parse
+from zoo.catalogue.composites import ARROW, PLUS, parse_chain, separator
 from zoo.data.dataset import DataSet
 from zoo.errors import RunError, UsageError
-from zoo.finetune.joints import Joining, Tried
+from zoo.finetune.joints import Found, Joining, Tried
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment, Resolved, split_weights
 from zoo.nn.chain import IMAGE, ChainEntry
+from zoo.nn.composite import CompositeEntry
+from zoo.nn.side_by_side import FusedEntry
 from zoo.nn.weights import save_tensors
 from zoo.progress import Progress
 from zoo.specs import ImageInput
@@ -26,22 +28,21 @@ def join_backbones(
 ) -> tuple[FinetuneRequest, Resolved, Tried | None]:
     """The backbones of a request as one, the request that says where they join, and which places were tried.
 
-    A single one comes back as it is. Where a chain leaves it open, every place is tried where two backbones have maps
-    of the same stride: the adapter is fitted, without labels, and the place is taken whose features tell the classes
-    apart best (ridge regression, exact leave-one-out). What was found is kept in the cache. Raises UsageError where the
-    backbones do not fit together.
+    A single one comes back as it is. Side by side, the embeddings of all are brought to one scale. Of a chain that
+    leaves it open, every place to join is tried where two backbones have maps of the same stride: the adapter is
+    fitted, without labels, and the place is taken whose features tell the classes apart best (ridge regression, exact
+    leave-one-out). What was found is kept in the cache. Raises UsageError where the backbones do not fit together.
     """
     if len(parts) == 1:
         return request, parts[0], None
-    _, joints = parse(request.backbone)
-    given = _input(parts)
+    given, entry, tried = _input(parts), _entry(request.backbone, parts), None
     if request.strategy == "scratch":
-        if joints is None:
+        if entry is None:
             raise UsageError(
                 f"--strategy scratch: where {request.backbone} join is chosen by their weights; give stages, as in "
                 "'A[:7] -> B[5:]'"
             )
-        return request, _joined(parts, _entry(parts, joints), given, None, request), None
+        return request, _joined(parts, entry, given, None, request), None
     joining = Joining(parts=parts, given=given, data=data, request=request, progress=progress)
     key = {
         "schema": 1,
@@ -50,37 +51,33 @@ def join_backbones(
         "samples": [(sample.sha256, sample.label) for sample in joining.samples],
         "torch": torch.__version__,
     }
-    root, tried = environment.cache / "chains", None
+    root = environment.cache / "composites"
 
     def folder(name: str) -> Path:
         return root / sha256_json({**key, "backbone": name})
 
-    def keep(joints: Sequence[Joint] | None) -> tuple[ChainEntry, Tried]:
-        found = joining.find(joints)
-        folder_once(
-            folder(found.entry.id), lambda at: save_tensors(at / "weights.safetensors", found.whole.state_dict())
-        )
-        return found.entry, found.tried
+    def keep(found: Found) -> None:
+        weights = found.whole.state_dict()
+        folder_once(folder(found.entry.id), lambda at: save_tensors(at / "weights.safetensors", weights))
 
     def choose(at: Path) -> None:
-        entry, rows = keep(None)
-        write_json(at / "joint.json", {"backbone": entry.id, "tried": rows})
+        found = joining.chain(None)
+        keep(found)
+        write_json(at / "joint.json", {"backbone": found.entry.id, "tried": found.tried})
 
     try:
-        if joints is None:
+        if entry is None:
             facts = read_json(folder_once(folder(request.backbone), choose) / "joint.json")
-            _, joints = parse(facts["backbone"])
-            tried = facts["tried"]
-        assert joints is not None
-        entry = _entry(parts, joints)
+            entry, tried = _entry(facts["backbone"], parts), facts["tried"]
+            assert entry is not None
+            progress.say(_summary(entry, tried))
         if not folder(entry.id).is_dir():
-            keep(joints)
+            keep(joining.fuse() if isinstance(entry, FusedEntry) else joining.chain(entry.joints))
     except OSError as error:
-        raise RunError(f"a chain cannot be kept: {root} ({error.strerror}); free space, or set ZOO_CACHE") from None
+        what = f"several backbones as one cannot be kept: {root} ({error.strerror})"
+        raise RunError(f"{what}; free space, or set ZOO_CACHE") from None
     weights = zip(split_weights(request.weights, len(parts)), parts, strict=True)
-    named = ARROW.join(own or part.weights_name for own, part in weights)
-    if tried is not None:
-        progress.say(_summary(entry, tried))
+    named = _sign(entry).join(own or part.weights_name for own, part in weights)
     path = folder(entry.id) / "weights.safetensors"
     return replace(request, backbone=entry.id, weights=named), _joined(parts, entry, given, path, request), tried
 
@@ -104,24 +101,33 @@ def _input(parts: Sequence[Resolved]) -> ImageInput:
     return first
 
 
-def _entry(parts: Sequence[Resolved], joints: Sequence[Joint]) -> ChainEntry:
-    return ChainEntry(links=tuple(part.link for part in parts), joints=tuple(joints))
+def _entry(name: str, parts: Sequence[Resolved]) -> CompositeEntry | None:
+    """The backbones as one; None of a chain that leaves open where it joins."""
+    links = tuple(part.link for part in parts)
+    if separator(name) == PLUS:
+        return FusedEntry(links=links)
+    _, joints = parse_chain(name)
+    return ChainEntry(links=links, joints=joints) if joints is not None else None
+
+
+def _sign(entry: CompositeEntry) -> str:
+    return PLUS if isinstance(entry, FusedEntry) else ARROW
 
 
 def _joined(
-    parts: Sequence[Resolved], entry: ChainEntry, given: ImageInput, weights: Path | None, request: FinetuneRequest
+    parts: Sequence[Resolved], entry: CompositeEntry, given: ImageInput, weights: Path | None, request: FinetuneRequest
 ) -> Resolved:
-    """The whole chain, as a single backbone is known."""
+    """The whole, as a single backbone is known."""
     return Resolved(
         backbone=entry,
         head=parts[0].head,
         weights=weights,
-        weights_name=ARROW.join(part.weights_name for part in parts),
+        weights_name=_sign(entry).join(part.weights_name for part in parts),
         weights_license=_all([part.weights_license for part in parts]),
         pretrained_on=_all([part.pretrained_on for part in parts]),
         input=given,
         drop_stages=request.drop_stages,
-        upstream_stages=entry.first_stages[-1],
+        upstream_stages=entry.upstream_stages,
     )
 
 
@@ -130,7 +136,7 @@ def _all(values: Sequence[str | None]) -> str | None:
     return " and ".join(dict.fromkeys(value for value in values if value)) or None
 
 
-def _summary(entry: ChainEntry, tried: Tried) -> str:
+def _summary(entry: CompositeEntry, tried: Tried) -> str:
     """What the places to join were measured to be worth, on one line."""
     said = ", ".join(f"{row['backbone']} {row['accuracy']:.1%}" for row in tried)
     return f"chain {entry.id}; right about training images left out one by one: {said}"

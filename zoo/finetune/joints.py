@@ -1,4 +1,5 @@
-"""Where backbones of a chain join best, and the adapters there, found on some training images."""
+"""What lies between backbones that become one, found on some training images: where those of a chain join best and the
+adapters there, the scales of those side by side."""
 
 from __future__ import annotations
 
@@ -6,26 +7,28 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
 from zoo.catalogue import BackboneEntry
-from zoo.catalogue.chains import Joint
+from zoo.catalogue.composites import Joint
 from zoo.data.dataset import DataSet, Sample
 from zoo.data.store import ImageStore
 from zoo.errors import DataError, UsageError
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Resolved
 from zoo.nn.adapter_fit import AdapterFit, normalise_anew
-from zoo.nn.backbone import Backbone
+from zoo.nn.backbone import Backbone, spatial_mean
 from zoo.nn.batches import Batches
 from zoo.nn.build import build_backbone
 from zoo.nn.chain import IMAGE, Adapter, ChainEntry, fits
+from zoo.nn.composite import CompositeEntry
 from zoo.nn.engine import make_fabric, place
 from zoo.nn.preprocess import Preprocess
+from zoo.nn.side_by_side import FusedEntry
 from zoo.nn.tap_choice import grams_from_the_top, left_out_right
 from zoo.nn.taps import make_taps
 from zoo.progress import Progress
@@ -33,7 +36,7 @@ from zoo.runtime.threads import available_threads
 from zoo.specs import ImageInput, StageSpec
 
 _IMAGES = 400
-"""So many training images fit an adapter and choose where to join."""
+"""So many training images fit adapters and scales and choose where to join."""
 _BATCH = 20
 _HELD_OUT = 5
 """One in so many batches chooses an adapter's strength of regularisation."""
@@ -46,16 +49,16 @@ Tried = list[dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A chain with its adapters fitted."""
+    """Several backbones as one, with what lies between them fitted."""
 
-    entry: ChainEntry
+    entry: CompositeEntry
     whole: Backbone
     tried: Tried
 
 
 @dataclass(frozen=True, kw_only=True)
 class Joining:
-    """Backbones with their pretrained weights, to be joined one after the other."""
+    """Backbones with their pretrained weights, to become one."""
 
     parts: Sequence[Resolved]
     given: ImageInput
@@ -90,15 +93,34 @@ class Joining:
     def _fabric(self) -> Fabric:
         return make_fabric(self.request.device, self.request.threads or available_threads())
 
-    def find(self, joints: Sequence[Joint] | None) -> Found:
+    def fuse(self) -> Found:
+        """The backbones side by side, their embeddings brought to one scale."""
+        backbones = self._backbones()
+        entry = FusedEntry(links=tuple(part.link for part in self.parts))
+        adapters = [Adapter(IMAGE, IMAGE) for _ in backbones]
+        for adapter, part in zip(adapters, self.parts, strict=True):
+            normalise_anew(adapter, self.given, part.input)
+        whole = entry.assemble(backbones, adapters).eval()
+        place(whole, self._fabric)
+        rows = torch.cat([whole(images).double().cpu() for _, images, _ in self._batches("scales of embeddings")])
+        for number, own in enumerate(rows.split([part.backbone.spec.num_features for part in self.parts], 1)):
+            spread = float((own - own.mean(0)).square().mean().sqrt())
+            cast("Tensor", whole.pool.scales)[number] = 1 / max(spread, 1e-12)
+        return Found(entry=entry, whole=whole.cpu(), tried=[])
+
+    def _backbones(self) -> list[Backbone]:
+        """All of them, with their pretrained weights."""
+        found = [build_backbone(part.backbone.id, part.backbone.spec, part.weights).eval() for part in self.parts]
+        for backbone in found:
+            place(backbone, self._fabric)
+        return found
+
+    def chain(self, joints: Sequence[Joint] | None) -> Found:
         """The chain that joins at `joints`, or where it is best; three backbones and more are joined from the first on.
 
         Raises UsageError where two of them have no maps of the same stride.
         """
-        links = tuple(part.link for part in self.parts)
-        backbones = [build_backbone(part.backbone.id, part.backbone.spec, part.weights).eval() for part in self.parts]
-        for backbone in backbones:
-            place(backbone, self._fabric)
+        links, backbones = tuple(part.link for part in self.parts), self._backbones()
         best: list[_Place] = []
         tried = Tried()
         for number in range(1, len(links)):
@@ -231,7 +253,7 @@ def _anew(images: Tensor, given: ImageInput, wanted: ImageInput) -> Tensor:
 def _pooled(activations: Sequence[Any], stages: Sequence[StageSpec], backbone: Backbone) -> list[Tensor]:
     """What a probe sees: the spatial means [N, C] after each stage but the last, then the embedding."""
     taps = make_taps(range(len(stages) - 1), stages)
-    means = [activations[number].mean(axes) for number, axes in taps.items()]
+    means = [spatial_mean(activations[number], axes) for number, axes in taps.items()]
     return [rows.float().cpu() for rows in (*means, backbone.pool(activations[-1]))]
 
 

@@ -23,9 +23,10 @@ class FinetuneRequest:
 
     data: str
     backbone: str
-    """`[<plugin>/]<name>[@tag]`, or several as a chain: `A -> B`, or with stages `A[:7] -> B[5:]`."""
+    """`[<plugin>/]<name>[@tag]`, or several as one: a chain `A -> B`, with stages `A[:7] -> B[5:]`, or side by
+    side, `A + B`."""
     weights: str | None = None
-    """A tag, a file, or `none` (only for `scratch`); of a chain `a -> b`."""
+    """A tag, a file, or `none` (only for `scratch`); of several backbones `a -> b`, `a + b`."""
     head: str = "linear"
     head_options: Mapping[str, Any] = field(default_factory=dict)
     strategy: StrategyName = "auto"

@@ -8,12 +8,12 @@ from pathlib import Path
 from zoo.artifacts.files import sha256_file
 from zoo.artifacts.runs import ModelRecord
 from zoo.catalogue import BackboneEntry, Catalogue, HeadEntry
-from zoo.catalogue.chains import ARROW, is_chain, parse
+from zoo.catalogue.composites import ARROW, parse_chain, parse_fusion, separator, split
 from zoo.catalogue.weights import fetch_weights
 from zoo.errors import UsageError, WeightsError, did_you_mean
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.strategies import STRATEGIES
-from zoo.nn.chain import Entry
+from zoo.nn.composite import Entry
 from zoo.nn.surgery import drop_stages
 from zoo.progress import Progress
 from zoo.specs import BackboneSpec, ImageInput, WeightsSpec
@@ -73,26 +73,27 @@ class Resolved:
 
 
 def resolve(request: FinetuneRequest, environment: Environment, progress: Progress) -> list[Resolved]:
-    """What a request names, its weights fetched and verified: one backbone, or those of a chain in order.
+    """What a request names, its weights fetched and verified: one backbone, or several in order.
 
     Raises UsageError for unknown names or an input size a backbone does not take, WeightsError where the weights
     cannot be had.
     """
-    if not is_chain(request.backbone):
+    sign = separator(request.backbone)
+    if sign is None:
         return [_resolve(request, environment, progress)]
-    names, _ = parse(request.backbone)
+    names = parse_chain(request.backbone)[0] if sign == ARROW else parse_fusion(request.backbone)
     weights = split_weights(request.weights, len(names))
     parts = [replace(request, backbone=n, weights=w, drop_stages=0) for n, w in zip(names, weights, strict=True)]
     return [_resolve(part, environment, progress) for part in parts]
 
 
 def split_weights(weights: str | None, count: int) -> list[str | None]:
-    """The weights of each of `count` backbones of a chain, as in `a.pth -> b.pth`."""
+    """The weights of each of `count` backbones, as in `a.pth -> b.pth`."""
     if weights is None:
         return [None] * count
-    found = [each.strip() for each in weights.split(ARROW.strip())]
+    found = split(weights)
     if len(found) != count:
-        raise UsageError(f"--weights: {weights!r} for a chain of {count} backbones; give one for each, in order")
+        raise UsageError(f"--weights: {weights!r} for {count} backbones; give one for each, in order")
     return list(found)
 
 

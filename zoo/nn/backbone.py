@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from zoo.nn.onednn import mend_convolutions
+
+Axes = tuple[int, ...] | tuple[tuple[int, ...], ...]
+"""The spatial axes of an activation; of one that is a tuple, those of each part, none of what is left out."""
 
 
 class Backbone(nn.Module):
@@ -36,14 +40,14 @@ class Backbone(nn.Module):
         return activation
 
     def run_taps(
-        self, activation: Any, taps: Mapping[int, tuple[int, ...]], start: int = 0, stop: int | None = None
+        self, activation: Any, taps: Mapping[int, Axes], start: int = 0, stop: int | None = None
     ) -> tuple[Any, list[Tensor]]:
         """What `run_stages` gives, and activations on the way: after each stage in `taps`, averaged over its axes."""
         pooled = []
         for number, stage in enumerate(self.stages[start:stop], start):
             activation = stage(activation)
             if number in taps:
-                pooled.append(activation.mean(taps[number]))
+                pooled.append(spatial_mean(activation, taps[number]))
         return activation, pooled
 
     def activations(self, images: Tensor) -> list[Any]:
@@ -54,3 +58,10 @@ class Backbone(nn.Module):
             activation = stage(activation)
             found.append(activation)
         return found
+
+
+def spatial_mean(activation: Any, axes: Axes) -> Tensor:
+    """Means [N, C] of an activation over its spatial axes."""
+    if isinstance(activation, tuple):
+        return torch.cat([part.mean(own) for part, own in zip(activation, axes, strict=True) if own], 1)
+    return cast("Tensor", activation.mean(axes))

@@ -11,10 +11,10 @@ from torch import nn
 
 from zoo.artifacts.runs import ModelRecord, RunFolder
 from zoo.catalogue import Catalogue, HeadEntry
-from zoo.catalogue.chains import ARROW
+from zoo.catalogue.composites import split
 from zoo.errors import PluginError, RunError, UsageError, WeightsError
 from zoo.nn.backbone import Backbone
-from zoo.nn.chain import Entry, find_backbone
+from zoo.nn.composite import Entry, find_backbone
 from zoo.nn.engine import derive_seed
 from zoo.nn.model import TransferModel
 from zoo.nn.surgery import drop_stages
@@ -97,7 +97,7 @@ def load_run_model(run: RunFolder, catalogue: Catalogue) -> tuple[TransferModel,
 def require_plugins(record: ModelRecord, catalogue: Catalogue) -> None:
     """Raises PluginError where the plugin of a run's backbone or head is not installed any more."""
     installed = {plugin.name for plugin in catalogue.plugins}
-    links = zip(record.backbone.split(ARROW), record.distribution.split(ARROW), strict=True)
+    links = zip(split(record.backbone), split(record.distribution), strict=True)
     for what, name, source in (*(("backbone", *link) for link in links), ("head", record.head, "")):
         plugin = name.partition("/")[0]
         if plugin not in installed:

@@ -7,7 +7,9 @@ image, which the next one takes from its first stage on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -15,8 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from zoo.catalogue import BackboneEntry, Catalogue
-from zoo.catalogue.chains import ARROW, Joint, is_chain, parse
+from zoo.catalogue import BackboneEntry
+from zoo.catalogue.composites import ARROW, Joint
 from zoo.errors import UsageError
 from zoo.nn.backbone import Backbone
 from zoo.nn.size import count_macs, count_params
@@ -24,6 +26,7 @@ from zoo.specs import BackboneSpec, StageSpec
 
 IMAGE = StageSpec(channels=3, stride=1)
 """What the first stage of a backbone takes."""
+_STAGE = re.compile(r"backbone\.stages\.(\d+)")
 _LAYOUTS = ("NCHW", "NHWC")
 
 
@@ -76,32 +79,26 @@ class ChainEntry:
             found.append(found[-1] + joint.stop - (self.joints[number - 1].start if number else 0))
         return tuple(found)
 
+    @property
+    def upstream_stages(self) -> int:
+        """The stages before those of the last backbone."""
+        return self.first_stages[-1]
+
+    def member_of(self, scope: str) -> int | None:
+        """The backbone that a module belongs to, by its name in a model; None for what belongs to no stage."""
+        stage = _STAGE.search(scope)
+        return bisect_right(self.first_stages, int(stage[1])) - 1 if stage else None
+
     @cached_property
     def spec(self) -> BackboneSpec:
         """The facts of the whole; `build` gives it already split."""
         specs = [link.spec for link in self.links]
-        last = specs[-1]
-
-        def build() -> nn.Module:
-            return self.assemble([spec.split(spec.build()) for spec in specs])
-
-        def split(module: nn.Module) -> Backbone:
-            assert isinstance(module, Backbone)
-            return module
-
-        backbone = split(build()).eval()
-        size = specs[0].input
-        return BackboneSpec(
-            name="-".join(spec.name for spec in specs),
+        return spec_of_several(
+            specs,
+            lambda: self.assemble([spec.split(spec.build()) for spec in specs]),
             family="chain",
-            num_features=last.num_features,
-            params=count_params([*backbone.stages, backbone.pool]),
-            macs=count_macs(backbone, torch.zeros(1, size.channels, size.height, size.width)),
-            build=build,
-            split=split,
             stages=self._stages(specs),
-            weights=(),
-            input=size,
+            num_features=specs[-1].num_features,
         )
 
     def assemble(self, backbones: Sequence[Backbone], adapters: Sequence[Adapter] | None = None) -> Backbone:
@@ -125,7 +122,33 @@ class ChainEntry:
         return tuple(stage for part in parts for stage in part)
 
 
-Entry = BackboneEntry | ChainEntry
+def spec_of_several(
+    specs: Sequence[BackboneSpec],
+    build: Callable[[], Backbone],
+    *,
+    family: str,
+    stages: Sequence[StageSpec],
+    num_features: int,
+) -> BackboneSpec:
+    """The facts of what `build` makes of several backbones, which takes what the first of them takes."""
+
+    def split(module: nn.Module) -> Backbone:
+        assert isinstance(module, Backbone)
+        return module
+
+    backbone, size = build().eval(), specs[0].input
+    return BackboneSpec(
+        name="-".join(spec.name for spec in specs),
+        family=family,
+        num_features=num_features,
+        params=count_params([*backbone.stages, backbone.pool]),
+        macs=count_macs(backbone, torch.zeros(1, size.channels, size.height, size.width)),
+        build=build,
+        split=split,
+        stages=stages,
+        weights=(),
+        input=size,
+    )
 
 
 def taken(spec: BackboneSpec, stage: int) -> StageSpec:
@@ -136,19 +159,6 @@ def taken(spec: BackboneSpec, stage: int) -> StageSpec:
 def fits(source: StageSpec, target: StageSpec) -> bool:
     """Whether maps of one kind can stand for maps of another: as large, and laid out as maps are."""
     return source.stride == target.stride and source.layout in _LAYOUTS and target.layout in _LAYOUTS
-
-
-def find_backbone(catalogue: Catalogue, name: str) -> Entry:
-    """The backbone `<plugin>/<name>`, or the chain `<plugin>/<name>[:7] -> <plugin>/<name>[5:]`.
-
-    Raises UsageError for an unknown name, or a chain that does not fit together.
-    """
-    if not is_chain(name):
-        return catalogue.find_backbone(name)[0]
-    names, joints = parse(name)
-    if joints is None:
-        raise UsageError(f"a chain that does not say where it joins: {name!r}; give stages, as in 'A[:7] -> B[5:]'")
-    return ChainEntry(links=tuple(catalogue.find_backbone(each)[0] for each in names), joints=joints)
 
 
 def _check(joint: Joint, begins: int, before: BackboneEntry, after: BackboneEntry) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from zoo.errors import UsageError
-from zoo.nn.backbone import Backbone
+from zoo.nn.backbone import Axes, Backbone, spatial_mean
 from zoo.nn.taps import make_taps
 from zoo.specs import BackboneSpec
 
@@ -15,13 +15,13 @@ from zoo.specs import BackboneSpec
 class MeanPool(nn.Module):
     """The mean of an activation over its spatial axes."""
 
-    def __init__(self, axes: tuple[int, ...]) -> None:
+    def __init__(self, axes: Axes) -> None:
         super().__init__()
         self.axes = axes
 
     def forward(self, activation: Tensor) -> Tensor:
         """Embeddings [N, channels] of activations."""
-        return activation.mean(self.axes)
+        return spatial_mean(activation, self.axes)
 
 
 def drop_stages(spec: BackboneSpec, count: int) -> BackboneSpec:

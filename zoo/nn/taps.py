@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from zoo.nn.backbone import Backbone
+from zoo.nn.backbone import Axes, Backbone
 from zoo.specs import BackboneSpec, Layout, StageSpec
 
-Taps = Mapping[int, tuple[int, ...]]
+Taps = Mapping[int, Axes]
 """Stages whose activations are averaged into features, each with the axes to average over."""
 
 _SPATIAL: dict[Layout, tuple[int, ...]] = {"NCHW": (2, 3), "NHWC": (1, 2), "NTC": (1,)}
@@ -18,8 +18,14 @@ _SPATIAL: dict[Layout, tuple[int, ...]] = {"NCHW": (2, 3), "NHWC": (1, 2), "NTC"
 
 def make_taps(stages: Iterable[int], specs: Iterable[StageSpec]) -> Taps:
     """Taps after the stages of these numbers."""
-    layouts = [spec.layout for spec in specs]
-    return {number: _SPATIAL[layouts[number]] for number in stages}
+    every = list(specs)
+    return {number: _axes(every[number]) for number in stages}
+
+
+def _axes(spec: StageSpec) -> Axes:
+    if spec.branches:
+        return tuple(_SPATIAL[branch.layout] if branch is not None else () for branch in spec.branches)
+    return _SPATIAL[spec.layout]
 
 
 def feature_widths(spec: BackboneSpec, taps: Iterable[int]) -> list[int]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from zoo.catalogue.chains import ARROW
+from zoo.artifacts.runs import RunFolder
+from zoo.catalogue.composites import ARROW, split
 from zoo.errors import UsageError
 from zoo_cli.command import command
 from zoo_cli.options import Device, OnBadSample, Threads
@@ -196,14 +197,18 @@ def _finetune(
             checkpoint_seconds=checkpoint_seconds,
         )
         if cascade == "fuse":
-            if dry_run or compare_scratch:
-                option = "--dry-run" if dry_run else "--compare-scratch"
-                raise UsageError(f"{option}: not with --cascade fuse, whose members are probes; leave it out")
             members = [replace(request, backbone=name) for name in backbone]
             if weights:
                 members = [replace(each, weights=own) for each, own in zip(members, weights, strict=True)]
-            _fuse(out, members, folder)
-            return
+            if strategy in ("auto", "probe"):
+                if dry_run or compare_scratch:
+                    option = "--dry-run" if dry_run else "--compare-scratch"
+                    raise UsageError(f"{option}: a fusion without a --strategy that trains is of probes; leave it out")
+                _fuse(out, members, folder)
+                return
+            if folder is not None:
+                RunFolder.check_free(folder)  # the probes that choose the backbones take their time
+            request = _side_by_side(out, members)
         if dry_run:
             _show_plan(out, request)
             return
@@ -239,6 +244,12 @@ def _finetune(
         out.line(f"run: {result['run']}   next: zoo export {run}")
 
     out.result(result, words)
+
+
+def _side_by_side(out: Output, requests: Sequence[FinetuneRequest]) -> FinetuneRequest:
+    from zoo.cascade.fuse import side_by_side
+
+    return side_by_side(requests, environment(), out.progress)
 
 
 def _fuse(out: Output, requests: Sequence[FinetuneRequest], folder: Path | None) -> None:
@@ -288,8 +299,8 @@ def _widths(text: str) -> tuple[int, ...]:
 def _fresh_folder(request: FinetuneRequest, way: str) -> Path:
     """`runs/<data>-<backbone>-<way>-<time>`."""
     data = re.sub(r"[^A-Za-z0-9_]+", "-", Path(request.data.removeprefix("builtin:")).stem)
-    links = request.backbone.split(ARROW)
-    backbone = "-".join(link.partition("@")[0].partition("[")[0].rpartition("/")[2] for link in links)
+    names = (name.partition("@")[0].partition("[")[0] for name in split(request.backbone))
+    backbone = "-".join(name.rpartition("/")[2] for name in names)
     return Path("runs") / f"{data}-{backbone}-{way}-{datetime.now():%Y%m%d-%H%M%S}"
 
 

@@ -1,4 +1,5 @@
-"""The names of chains, backbones one after the other: `A -> B`, or with the stages of each, `A[:7] -> B[5:]`."""
+"""The names of several backbones as one: one after the other, `A -> B`, or with the stages of each, `A[:7] -> B[5:]`;
+side by side, `A + B`."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from itertools import pairwise
 from zoo.errors import UsageError
 
 ARROW = " -> "
+PLUS = " + "
+_BETWEEN = re.compile(r"\s+(->|\+)(?:\s+|$)")
 _LINK = re.compile(r"(?P<name>[^\[\]]+)(\[(?P<start>\d*):(?P<stop>\d*)\])?")
 
 
@@ -21,19 +24,41 @@ class Joint:
     start: int
 
 
-def is_chain(name: str) -> bool:
-    """Whether the name of a backbone is that of several."""
-    return ARROW.strip() in name
+def separator(name: str) -> str | None:
+    """What stands between the backbones of a name: ARROW or PLUS; None in that of a single one.
+
+    Raises UsageError where there are both.
+    """
+    found = {f" {sign} " for sign in _BETWEEN.findall(name)}
+    if len(found) > 1:
+        raise UsageError(f"a chain and a fusion in one: {name!r}; write either 'A -> B' or 'A + B'")
+    return found.pop() if found else None
 
 
-def parse(name: str) -> tuple[list[str], tuple[Joint, ...] | None]:
+def split(text: str) -> list[str]:
+    """What belongs to each backbone, of names, weights or distributions of several."""
+    return _BETWEEN.sub("\n", text.strip()).split("\n")
+
+
+def parse_fusion(name: str) -> list[str]:
+    """The backbones of `A + B`. Raises UsageError where one is there twice, or has stages."""
+    names = split(name)
+    for number, each in enumerate(names):
+        if not each or "[" in each:
+            raise UsageError(f"not backbones side by side: {name!r}; write 'A + B', each of them whole")
+        if each in names[:number]:
+            raise UsageError(f"{each} is there twice: {name!r}; twins tell each other nothing")
+    return names
+
+
+def parse_chain(name: str) -> tuple[list[str], tuple[Joint, ...] | None]:
     """The backbones of a chain, and where they join; None for that where it is left open.
 
     Raises UsageError where it cannot be read, or a backbone is there twice.
     """
-    found = [_LINK.fullmatch(part.strip()) for part in name.split(ARROW.strip())]
+    found = [_LINK.fullmatch(part) for part in split(name)]
     parts = [match for match in found if match is not None]
-    names = [match["name"].strip() for match in parts]
+    names = [match["name"] for match in parts]
     if len(parts) < len(found) or len({*(match[2] is None for match in parts)}) > 1:
         raise UsageError(f"not a chain: {name!r}; write 'A -> B', or with stages 'A[:7] -> B[5:]'")
     for number, each in enumerate(names):
