@@ -86,10 +86,11 @@ def test_the_tour(shared: Path, tmp_path: Path, zoo: Callable[..., Any], cache: 
 @pytest.mark.slow
 def test_the_cascade_chapter(shared: Path, tmp_path: Path, zoo: Callable[..., Any]) -> None:
     make_folder(tmp_path / "photos", 12, 4)
-    # There may be no network to fetch them from.
-    files = [word for name in ("mobilenet_v2", "squeezenet1_1") for word in ("--weights", real_weights(shared, name))]
     for line in "".join(_blocks("console", "Cascades")).splitlines():
-        done = zoo(*line.removeprefix("$ zoo ").split(), *(files if "torchvision" in line else ()))
+        # There may be no network to fetch them from.
+        names = re.findall(r"torchvision/(\w+)", line)
+        files = [word for name in names for word in ("--weights", real_weights(shared, name))]
+        done = zoo(*line.removeprefix("$ zoo ").split(), *files)
         assert done.returncode == 0, line + done.stderr
     assert re.search(r"gate\.onnx, .*: 0: tiny/glyphnet .* ms, 1: tiny/glyphnet .* ms", done.stdout)
 

@@ -142,6 +142,42 @@ def test_selection_takes_what_tells_more_and_nothing_else() -> None:
     assert 0 not in chosen
 
 
+@pytest.mark.slow
+def test_only_what_is_fast_enough_is_asked(
+    untrained: dict[str, str], environment: Environment, tmp_path: Path, zoo: Zoo
+) -> None:
+    def kept(max_latency: float) -> tuple[dict[str, float], list[str]]:
+        out = tmp_path / f"at-most-{max_latency}"
+        result = fuse(_requests(untrained, shots=10), out, environment, Silent(), max_latency=max_latency)
+        taken = {probe["backbone"]: probe["latency_ms"] for probe in result["probes"]}
+        return taken, [member["backbone"] for member in result["members"]]
+
+    taken, members = kept(1e4)
+    assert min(taken.values()) > 0
+    # Time enough for the faster one and for no second one.
+    _, members = kept((min(taken.values()) + sum(taken.values())) / 2)
+    assert len(members) == 1
+    slow = zoo("finetune", "builtin:digits", *_words(untrained), "--cascade", "fuse", "--max-latency", "0.001")
+    assert "--max-latency 0.001: the fastest backbone takes" in slow.stderr
+    other = zoo("finetune", "builtin:digits", "--backbone", "tiny/glyphnet", "--max-latency", "5")
+    assert "only --cascade fuse chooses by it" in other.stderr
+
+
+def _words(files: dict[str, str]) -> list[str]:
+    return [word for name, file in files.items() for word in ("--backbone", name, "--weights", file)]
+
+
+def test_selection_keeps_within_a_budget() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(0, 4, (400,))
+    bits = torch.stack([labels % 2, labels // 2], 1).float()
+    features = [(torch.cat([bits[:, n : n + 1] * 4, torch.randn(400, 8)], 1), [9]) for n in (0, 1)]
+    for budget, expected in ((3.0, 2), (2.5, 1), (1.0, 1)):
+        found = select(features, labels, classes=4, seed=0, costs=[2.0, 1.0], budget=budget)
+        assert len(found) == expected
+    assert select(features, labels, classes=4, seed=0, costs=[2.0, 1.0], budget=1.5) == [1]
+
+
 def test_what_does_not_go_together_is_refused(
     untrained: dict[str, str], environment: Environment, tmp_path: Path, zoo: Zoo
 ) -> None:
@@ -196,13 +232,23 @@ def test_backbones_side_by_side_give_what_each_gives(untrained: dict[str, str], 
     assert pooled.shape[1] == sum(feature_widths(spec, taps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["lp-ft", "gradual"])
 def test_branches_are_trained_together(
     strategy: str, untrained: dict[str, str], environment: Environment, zoo: Zoo, tmp_path: Path
 ) -> None:
-    words = [word for pair in untrained.items() for word in ("--backbone", pair[0], "--weights", pair[1])]
     done = zoo(
-        *("finetune", "builtin:digits", *words, "--cascade", "fuse", "--strategy", strategy, "--shots", "20"),
+        *(
+            "finetune",
+            "builtin:digits",
+            *_words(untrained),
+            "--cascade",
+            "fuse",
+            "--strategy",
+            strategy,
+            "--shots",
+            "20",
+        ),
         *("--epochs", "4", "--device", "cpu", "--threads", "1", "--out", tmp_path / "run"),
     )
     assert done.returncode == 0, done.stderr

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,6 +24,7 @@ from zoo.catalogue.composites import PLUS
 from zoo.data.dataset import DataSet, Split
 from zoo.data.store import labels
 from zoo.errors import DataError, UsageError
+from zoo.export.latency import backbone_latency
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
 from zoo.finetune.run import finetune, open_sources
@@ -61,6 +64,13 @@ class _Member:
     def widths(self) -> list[int]:
         return self.sources.widths(len(self.model.taps))
 
+    @cached_property
+    def latency(self) -> float:
+        """Milliseconds that an image takes on one thread."""
+        resolved = self.sources.resolved
+        self.sources.progress.say(f"measuring how long {resolved.backbone.id} takes")
+        return backbone_latency(replace(resolved.staged, input=resolved.input))
+
     def unseen(self) -> Tensor:
         """Logarithms of the probabilities [N, C] of validation images, by a head that had not seen them."""
         return torch.from_numpy(self.run.read_predictions()["val"]).double().clamp_min(1e-12).log()
@@ -88,14 +98,20 @@ class _Candidate:
 
 
 def fuse(
-    requests: Sequence[FinetuneRequest], out: Path, environment: Environment, progress: Progress
+    requests: Sequence[FinetuneRequest],
+    out: Path,
+    environment: Environment,
+    progress: Progress,
+    *,
+    max_latency: float | None = None,
 ) -> dict[str, Any]:
     """Fuses the backbones of `requests`, which are alike but for these, in the new run folder `out`; its result record.
 
     Each backbone gets a probe. Forward selection keeps those that tell more than the ones before; of these, one head on
     the features of all, the mean of their probabilities and a head on their answers are compared with the best
-    backbone alone on validation images, and the best of it is kept. Raises UsageError where they do not go together,
-    DataError without validation images.
+    backbone alone on validation images, and the best of it is kept. The backbones that answer take `max_latency`
+    milliseconds for an image at most (ONNX Runtime, one thread, as measured now). Raises UsageError where they do not
+    go together or each takes longer, DataError without validation images.
     """
     began = time.monotonic()
     RunFolder.check_free(out)
@@ -107,7 +123,7 @@ def fuse(
         data = members[0].sources.data
         if not data.of("val"):
             raise DataError(f"no validation images to compare by: {data.source}; give more images, or a --val-share")
-        candidates = _candidates(members, _select(members, progress), requests[0].seed, progress)
+        candidates = _candidates(members, _select(members, max_latency, progress), max_latency, progress)
         best = min(candidates, key=lambda candidate: candidate.loss)
         chosen = [members[number] for number in best.members]
         fusion = Fusion(average=best.method == "average")
@@ -116,14 +132,15 @@ def fuse(
         probabilities = {"val": best.unseen[0].softmax(1).float().numpy()}
         if data.of("test"):
             probabilities["test"] = fusion.combine(_logits(chosen, "test"))[0].astype(np.float32)
+        timed = max_latency is not None
         result = {
             "run": str(out),
             "strategy": "fuse",
             "method": best.method,
             "backbone": " + ".join(member.sources.resolved.backbone.id for member in chosen),
             **_measured(probabilities, data),
-            "members": [_facts(member) for member in chosen],
-            "probes": [_facts(member) for member in members],
+            "members": [_facts(member, timed=timed) for member in chosen],
+            "probes": [_facts(member, timed=timed) for member in members],
             "methods": [candidate.to_json() for candidate in candidates],
             "fitted_splits": ["train", "val"],
             "seconds": time.monotonic() - began,
@@ -133,7 +150,9 @@ def fuse(
             for member in chosen:
                 save_tensors(run.add_member(member.run).weights, member.model.state_dict())
             backbones = [{"backbone": request.backbone, "weights": request.weights} for request in requests]
-            run.write("request", {"request": {**asdict(requests[0]), "backbones": backbones}})
+            run.write(
+                "request", {"request": {**asdict(requests[0]), "backbones": backbones, "max_latency": max_latency}}
+            )
             run.write("cascade", {"kind": "fuse", "average": fusion.average})
             run.write("environment", package_versions())
             run.write("dataset", data.to_json())
@@ -144,9 +163,15 @@ def fuse(
         return RunFolder.create_whole(out, fill).read("result")
 
 
-def side_by_side(requests: Sequence[FinetuneRequest], environment: Environment, progress: Progress) -> FinetuneRequest:
+def side_by_side(
+    requests: Sequence[FinetuneRequest],
+    environment: Environment,
+    progress: Progress,
+    *,
+    max_latency: float | None = None,
+) -> FinetuneRequest:
     """The request that trains those backbones of `requests`, which are alike but for these, that `fuse` would keep: as
-    one backbone, side by side. Raises UsageError where they do not go together.
+    one backbone, side by side. Raises UsageError where they do not go together or are too slow.
     """
     _check(requests)
     if requests[0].strategy == "scratch":
@@ -154,7 +179,7 @@ def side_by_side(requests: Sequence[FinetuneRequest], environment: Environment, 
     with tempfile.TemporaryDirectory() as folder:
         # A probe knows nothing of how the backbone is to be trained.
         plain = [FinetuneRequest(**{name: getattr(each, name) for name in _OF_PROBE}) for each in requests]
-        order = _select(_probes(plain, Path(folder), environment, progress), progress)
+        order = _select(_probes(plain, Path(folder), environment, progress), max_latency, progress)
     kept = [requests[number] for number in order]
     weights = [each.weights for each in kept if each.weights is not None]
     return replace(
@@ -183,11 +208,22 @@ def _probes(
     return [_probe(*pair, environment, progress) for pair in zip(requests, outs, strict=True)]
 
 
-def _select(members: Sequence[_Member], progress: Progress) -> list[int]:
-    """The backbones worth asking, the best first."""
+def _select(members: Sequence[_Member], max_latency: float | None, progress: Progress) -> list[int]:
+    """The backbones worth asking, the best first. Raises UsageError where each takes longer than is allowed."""
+    budget = math.inf if max_latency is None else max_latency
+    taken = [0.0 if max_latency is None else member.latency for member in members]
+    if min(taken) > budget:
+        raise UsageError(f"--max-latency {budget:g}: the fastest backbone takes {min(taken):.1f} ms; allow more")
     data, seed = members[0].sources.data, members[0].sources.request.seed
     plain = [(member.features("train")[0][:, 0], member.widths) for member in members]
-    order = select(plain, torch.from_numpy(labels(data.of("train"))), classes=len(data.classes), seed=seed)
+    order = select(
+        plain,
+        torch.from_numpy(labels(data.of("train"))),
+        classes=len(data.classes),
+        seed=seed,
+        costs=taken,
+        budget=budget,
+    )
     if len(order) == 1:
         progress.say(
             f"{members[order[0]].sources.resolved.backbone.id} alone: the others tell nothing that it does not"
@@ -203,11 +239,18 @@ def _probe(request: FinetuneRequest, out: Path, environment: Environment, progre
     return _Member(run=run, model=model, sources=open_sources(out, environment, progress))
 
 
-def _candidates(members: Sequence[_Member], order: Sequence[int], seed: int, progress: Progress) -> list[_Candidate]:
+def _candidates(
+    members: Sequence[_Member], order: Sequence[int], max_latency: float | None, progress: Progress
+) -> list[_Candidate]:
     """Every way to answer, the best backbone alone first."""
+    seed = members[0].sources.request.seed
     truth = torch.from_numpy(labels(members[0].sources.data.of("val")))
     words = [member.unseen() for member in members]
-    alone = [_Candidate(method="single", members=[number], unseen=(said, truth)) for number, said in enumerate(words)]
+    alone = [
+        _Candidate(method="single", members=[number], unseen=(said, truth))
+        for number, said in enumerate(words)
+        if max_latency is None or members[number].latency <= max_latency
+    ]
     single = min(alone, key=lambda candidate: candidate.loss)
     if len(order) == 1:
         return [single]
@@ -308,7 +351,7 @@ def _measured(probabilities: Mapping[str, Probabilities], data: DataSet) -> dict
     return found
 
 
-def _facts(member: _Member) -> dict[str, Any]:
+def _facts(member: _Member, *, timed: bool) -> dict[str, Any]:
     """What a backbone does alone, and what it takes."""
     result, size, spec = member.run.read("result"), member.sources.resolved.input, member.sources.resolved.staged
     area = size.height * size.width / (spec.input.height * spec.input.width)
@@ -318,4 +361,5 @@ def _facts(member: _Member) -> dict[str, Any]:
         "macs": spec.macs * area,
         "val_accuracy": result["val_accuracy"],
         "test_accuracy": result["test_accuracy"],
+        "latency_ms": member.latency if timed else None,
     }

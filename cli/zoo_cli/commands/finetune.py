@@ -47,6 +47,10 @@ def _finetune(
             "the next."
         ),
     ] = None,
+    max_latency: Annotated[
+        float | None,
+        typer.Option(metavar="MS", min=0, help="With --cascade fuse: milliseconds an image may take in all backbones."),
+    ] = None,
     strategy: Annotated[
         Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "lora", "dora", "full", "scratch"],
         typer.Option(help="What is trained, and from where."),
@@ -147,6 +151,8 @@ def _finetune(
             )
         if weights and len(weights) != len(backbone):
             raise UsageError(f"--weights: {len(weights)} for {len(backbone)} backbones; give one for each, in order")
+        if max_latency is not None and cascade != "fuse":
+            raise UsageError(f"--max-latency {max_latency:g}: only --cascade fuse chooses by it; leave it out")
         if cascade == "chain":
             if len(backbone) < 2:
                 raise UsageError("--cascade chain needs two backbones at least: --backbone A --backbone B")
@@ -204,11 +210,11 @@ def _finetune(
                 if dry_run or compare_scratch:
                     option = "--dry-run" if dry_run else "--compare-scratch"
                     raise UsageError(f"{option}: a fusion without a --strategy that trains is of probes; leave it out")
-                _fuse(out, members, folder)
+                _fuse(out, members, folder, max_latency)
                 return
             if folder is not None:
                 RunFolder.check_free(folder)  # the probes that choose the backbones take their time
-            request = _side_by_side(out, members)
+            request = _side_by_side(out, members, max_latency)
         if dry_run:
             _show_plan(out, request)
             return
@@ -246,16 +252,17 @@ def _finetune(
     out.result(result, words)
 
 
-def _side_by_side(out: Output, requests: Sequence[FinetuneRequest]) -> FinetuneRequest:
+def _side_by_side(out: Output, requests: Sequence[FinetuneRequest], max_latency: float | None) -> FinetuneRequest:
     from zoo.cascade.fuse import side_by_side
 
-    return side_by_side(requests, environment(), out.progress)
+    return side_by_side(requests, environment(), out.progress, max_latency=max_latency)
 
 
-def _fuse(out: Output, requests: Sequence[FinetuneRequest], folder: Path | None) -> None:
+def _fuse(out: Output, requests: Sequence[FinetuneRequest], folder: Path | None, max_latency: float | None) -> None:
     from zoo.cascade.fuse import fuse
 
-    result = fuse(requests, folder or _fresh_folder(requests[0], "fuse"), environment(), out.progress)
+    target = folder or _fresh_folder(requests[0], "fuse")
+    result = fuse(requests, target, environment(), out.progress, max_latency=max_latency)
 
     def words() -> None:
         rows = [
