@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,46 +17,19 @@ from torch.nn import functional as F
 from zoo.artifacts.files import sha256_file, sha256_json
 from zoo.artifacts.runs import RunFolder
 from zoo.artifacts.versions import package_versions
+from zoo.cascade.probes import Member, fit_joint_head, measured, probe
 from zoo.cascade.selection import select
-from zoo.data.dataset import DataSet, Split
+from zoo.data.dataset import Split
 from zoo.data.store import labels
 from zoo.errors import DataError, UsageError
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
-from zoo.finetune.run import finetune, open_sources
-from zoo.finetune.sources import Sources
-from zoo.metrics import calibration_error
-from zoo.nn.build import load_run_model
-from zoo.nn.calibrate import fit_temperature
 from zoo.nn.cascade import Fusion, Probabilities
-from zoo.nn.head_fit import fit_head
 from zoo.nn.linear import STEPS, Labelled, fit_linear
-from zoo.nn.model import TransferModel
 from zoo.nn.weights import save_tensors
 from zoo.progress import Progress
 
 Method = Literal["single", "joint", "average", "stack"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Member:
-    """One backbone with the head that a probe gave it."""
-
-    run: RunFolder
-    model: TransferModel
-    sources: Sources
-
-    def features(self, split: Split, *, views: int = 1) -> Labelled:
-        """What its head sees of the images of a split, [N, views, D], and their labels [N]."""
-        return self.sources.features(split, taps=len(self.model.taps), views=views)
-
-    @property
-    def widths(self) -> list[int]:
-        return self.sources.widths(len(self.model.taps))
-
-    def unseen(self) -> Tensor:
-        """Logarithms of the probabilities [N, C] of validation images, by a head that had not seen them."""
-        return torch.from_numpy(self.run.read_predictions()["val"]).double().clamp_min(1e-12).log()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +68,7 @@ def fuse(
     _check(requests)
     with tempfile.TemporaryDirectory() as folder:  # what takes time, the features, is kept in the cache
         probes = [Path(folder) / f"probe-{number}" for number in range(len(requests))]
-        members = [_probe(*pair, environment, progress) for pair in zip(requests, probes, strict=True)]
+        members = [probe(*pair, environment, progress) for pair in zip(requests, probes, strict=True)]
         data, seed = members[0].sources.data, requests[0].seed
         if not data.of("val"):
             raise DataError(f"no validation images to compare by: {data.source}; give more images, or a --val-share")
@@ -109,7 +82,7 @@ def fuse(
         chosen = [members[number] for number in best.members]
         fusion = Fusion(average=best.method == "average")
         for member, head in zip(chosen, best.heads, strict=False):  # there may be none
-            _set_head(member.model, *head)
+            member.set_head(*head)
         probabilities = {"val": best.unseen[0].softmax(1).float().numpy()}
         if data.of("test"):
             probabilities["test"] = fusion.combine(_logits(chosen, "test"))[0].astype(np.float32)
@@ -118,7 +91,7 @@ def fuse(
             "strategy": "fuse",
             "method": best.method,
             "backbone": " + ".join(member.sources.resolved.backbone.id for member in chosen),
-            **_measured(probabilities, data),
+            **measured(probabilities, data),
             "members": [_facts(member) for member in chosen],
             "probes": [_facts(member) for member in members],
             "methods": [candidate.to_json() for candidate in candidates],
@@ -131,7 +104,7 @@ def fuse(
                 save_tensors(run.add_member(member.run).weights, member.model.state_dict())
             backbones = [{"backbone": request.backbone, "weights": request.weights} for request in requests]
             run.write("request", {"request": {**asdict(requests[0]), "backbones": backbones}})
-            run.write("cascade", {"kind": "fuse", "average": fusion.average})
+            run.write("cascade", fusion.to_json())
             run.write("environment", package_versions())
             run.write("dataset", data.to_json())
             run.write_predictions(probabilities)
@@ -156,15 +129,7 @@ def _check(requests: Sequence[FinetuneRequest]) -> None:
         raise UsageError(f"--head {requests[0].head}: a fusion has one linear head; leave it out")
 
 
-def _probe(request: FinetuneRequest, out: Path, environment: Environment, progress: Progress) -> _Member:
-    progress.say(f"probe of {request.backbone}")
-    finetune(replace(request, strategy="probe"), out, environment, progress)
-    run = RunFolder.open_complete(out)
-    model, _ = load_run_model(run, environment.catalogue)
-    return _Member(run=run, model=model, sources=open_sources(out, environment, progress))
-
-
-def _candidates(members: Sequence[_Member], order: Sequence[int], seed: int, progress: Progress) -> list[_Candidate]:
+def _candidates(members: Sequence[Member], order: Sequence[int], seed: int, progress: Progress) -> list[_Candidate]:
     """Every way to answer, the best backbone alone first."""
     truth = torch.from_numpy(labels(members[0].sources.data.of("val")))
     words = [member.unseen() for member in members]
@@ -182,7 +147,7 @@ def _candidates(members: Sequence[_Member], order: Sequence[int], seed: int, pro
     ]
 
 
-def _joint(members: Sequence[_Member], order: Sequence[int], seed: int, progress: Progress) -> _Candidate:
+def _joint(members: Sequence[Member], order: Sequence[int], seed: int, progress: Progress) -> _Candidate:
     """One linear head on the features of all members, side by side."""
     plan, classes = members[0].sources.plan, len(members[0].sources.data.classes)
 
@@ -190,29 +155,23 @@ def _joint(members: Sequence[_Member], order: Sequence[int], seed: int, progress
         found = [member.features(split, views=plan.probe_views) for member in members]
         return torch.cat([rows for rows, _ in found], 2), found[0][1]
 
-    widths = [member.widths for member in members]
-    head = nn.Linear(sum(map(sum, widths)), classes)
-    unseen = fit_head(
-        head,
-        train=features("train"),
-        val=features("val"),
-        loss=F.cross_entropy,
+    head = fit_joint_head(
+        features("train"),
+        features("val"),
+        widths=[member.widths for member in members],
+        classes=classes,
         seed=seed,
-        refit=True,
         balance=plan.balance,
         progress=progress,
-        widths=[width for each in widths for width in each],
     )
-    assert unseen is not None
-    temperature = fit_temperature(*unseen)
-    weights = (head.weight.detach() / temperature).split([sum(each) for each in widths], 1)
-    bias = head.bias.detach() / temperature
-    heads = [(weight, bias if first else torch.zeros_like(bias)) for first, weight in _first_marked(weights)]
-    return _Candidate(method="joint", members=order, unseen=(unseen[0].double() / temperature, unseen[1]), heads=heads)
+    heads = [
+        (weight, head.bias if first else torch.zeros_like(head.bias)) for first, weight in _first_marked(head.weights)
+    ]
+    return _Candidate(method="joint", members=order, unseen=head.unseen, heads=heads)
 
 
 def _stack(
-    members: Sequence[_Member],
+    members: Sequence[Member],
     order: Sequence[int],
     words: Sequence[Tensor],
     truth: Tensor,
@@ -242,34 +201,13 @@ def _first_marked(parts: Sequence[Tensor]) -> Iterator[tuple[bool, Tensor]]:
     return ((number == 0, part) for number, part in enumerate(parts))
 
 
-def _set_head(model: TransferModel, weight: Tensor, bias: Tensor) -> None:
-    head = cast("nn.Linear", model.head)
+def _logits(members: Sequence[Member], split: Split) -> list[Probabilities]:
+    """What each member says of the images of a split, [N, C]."""
     with torch.no_grad():
-        head.weight.copy_(weight)
-        head.bias.copy_(bias)
-        model.temperature.fill_(1)
+        return [member.model.classify(member.features(split)[0][:, 0]).double().numpy() for member in members]
 
 
-def _logits(members: Sequence[_Member], split: Split) -> Probabilities:
-    """What each member says of the images of a split, [K, N, C]."""
-    with torch.no_grad():
-        rows = [member.model.classify(member.features(split)[0][:, 0]) for member in members]
-    return torch.stack(rows).double().numpy()
-
-
-def _measured(probabilities: Mapping[str, Probabilities], data: DataSet) -> dict[str, Any]:
-    found: dict[str, Any] = {"val_accuracy": None, "test_accuracy": None, "test_ece": None}
-    for split in ("val", "test"):
-        if split in probabilities:
-            said, truth = probabilities[split], labels(data.of(split))
-            right = said.argmax(1) == truth
-            found[f"{split}_accuracy"] = float(right.mean())
-            if split == "test":
-                found["test_ece"] = calibration_error(said.max(1), right)
-    return found
-
-
-def _facts(member: _Member) -> dict[str, Any]:
+def _facts(member: Member) -> dict[str, Any]:
     """What a backbone does alone, and what it takes."""
     result, size, spec = member.run.read("result"), member.sources.resolved.input, member.sources.resolved.staged
     area = size.height * size.width / (spec.input.height * spec.input.width)
