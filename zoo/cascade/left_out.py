@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import tempfile
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,13 @@ def said_unseen(
     run = RunFolder.open_complete(path)
     model, record = load_run_model(run, environment.catalogue)
     trained = trained_on(run)
-    seen = {sample.sha256 for sample in data.samples if sample.sha256 in trained}
-    again = _left_out(path, model, seen, request, environment, progress) if seen else {}
-    others = [sample for sample in data.samples if sample.sha256 not in seen]
-    known = dict(
-        zip((sample.sha256 for sample in others), _ask(model, record, others, data, request, progress), strict=True)
-    )
-    found = torch.stack([(again if sample.sha256 in seen else known)[sample.sha256] for sample in data.samples])
-    return Said(logits=found.numpy(), left_out=sum(sample.sha256 in seen for sample in data.samples))
+    seen = [sample.sha256 for sample in data.samples if sample.sha256 in trained]
+    others = [sample for sample in data.samples if sample.sha256 not in trained]
+    found = _left_out(path, model, seen, request, environment, progress) if seen else {}
+    answers = _ask(model, record, others, data, request, progress)
+    found |= zip((sample.sha256 for sample in others), answers, strict=True)
+    rows = torch.stack([found[sample.sha256] for sample in data.samples])
+    return Said(logits=rows.numpy(), left_out=len(seen))
 
 
 def _ask(
@@ -97,7 +96,7 @@ def _ask(
 def _left_out(
     path: Path,
     model: TransferModel,
-    seen: Collection[str],
+    seen: Sequence[str],
     request: FinetuneRequest,
     environment: Environment,
     progress: Progress,
