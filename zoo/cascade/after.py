@@ -96,12 +96,7 @@ def after(
         kept = upstream if best is together else []
         if kept:
             member.set_head(head.weights[0], head.bias)
-        chain = Chain(
-            edges=tuple(
-                Edge(source=number, target=len(kept), type="probabilities", weight=weight.numpy())
-                for number, weight in enumerate(head.weights[1 : 1 + len(kept)])
-            )
-        )
+        chain = _chain(head.weights[1 : 1 + len(kept)])
         before = [_facts(*pair) for pair in zip(upstream, said, strict=True)]
         own = {**_described(member.run.read_model()), **alone.accuracies}
         names = " + ".join(each.record.backbone for each in kept)
@@ -195,6 +190,15 @@ def _together(member: Member, said: Sequence[Said], seed: int, progress: Progres
         rows, truth = heard("test")
         unseen["test"] = (F.linear(rows[:, 0], torch.cat(list(head.weights), 1), head.bias).double(), truth)
     return head, _Way(method="chain", unseen=unseen)
+
+
+def _chain(weights: Sequence[Tensor]) -> Chain:
+    """Every member before the last one goes into its head, by the part [C, G] that this has for it."""
+    edges = [
+        Edge(source=number, target=len(weights), type="probabilities", weight=weight.numpy())
+        for number, weight in enumerate(weights)
+    ]
+    return Chain(edges=tuple(edges))
 
 
 def _centred(said: Said) -> Tensor:

@@ -126,9 +126,11 @@ def _left_out(
 
 def _check_there(path: Path, sources: Sources, fitted: Sequence[Sample], progress: Progress) -> None:
     """Raises DataError or RunError where what the run was made from is not there any more."""
-    weights, expected = sources.resolved.weights, sources.run.read_model().weights_sha256
-    if (sha256_file(weights) if weights else None) != expected:
-        raise RunError(f"pretrained weights of {path} have changed since: {weights}; restore them or train it again")
+    record = sources.run.read_model()
+    if sources.resolved.record(record.classes, {}).weights_sha256 != record.weights_sha256:
+        raise RunError(
+            f"pretrained weights of {path} have changed since: {record.weights}; restore them or train it again"
+        )
     with progress.task("checking files", len(fitted)) as task:
         for sample in fitted:
             file = sources.data.path(sample)
