@@ -101,8 +101,6 @@ def _by_run(
     progress: Progress,
 ) -> tuple[tuple[str, ...], NDArray[Any], int]:
     """Classes, probabilities, and how many of the images the run was trained on."""
-    import torch
-
     from zoo.nn.batches import Batches
     from zoo.nn.cascade import load_cascade, load_members
     from zoo.nn.engine import make_fabric, place
@@ -116,7 +114,7 @@ def _by_run(
         place(model, fabric)
         rows, _ = logits(model, batches, fabric=fabric, progress=progress)
         found.append(rows)
-    probabilities = cascade.combine(torch.stack(found).numpy())[0] if cascade else found[0].softmax(1).numpy()
+    probabilities = cascade.combine([rows.numpy() for rows in found])[0] if cascade else found[0].softmax(1).numpy()
     trained = set[str]().union(*(trained_on(member) for member in run.members or [run]))
     seen = sum(sample.sha256 in trained for sample in samples)
-    return members[0][1].classes, probabilities, seen
+    return members[-1][1].classes, probabilities, seen

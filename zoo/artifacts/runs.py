@@ -63,6 +63,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.weights = path / "weights.safetensors"
+        self.edges = path / "edges.safetensors"
         self.checkpoint = path / "checkpoint"
         self.scratch = path / "scratch"
         self._metrics = path / "metrics.jsonl"

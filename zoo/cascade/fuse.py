@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,23 +18,16 @@ from torch.nn import functional as F
 from zoo.artifacts.files import sha256_file, sha256_json
 from zoo.artifacts.runs import RunFolder
 from zoo.artifacts.versions import package_versions
+from zoo.cascade.probes import Member, fit_joint_head, measured, probe
 from zoo.cascade.selection import select
 from zoo.catalogue.composites import PLUS
-from zoo.data.dataset import DataSet, Split
+from zoo.data.dataset import Split
 from zoo.data.store import labels
 from zoo.errors import DataError, UsageError
-from zoo.export.latency import backbone_latency
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
-from zoo.finetune.run import finetune, open_sources
-from zoo.finetune.sources import Sources
-from zoo.metrics import calibration_error
-from zoo.nn.build import load_run_model
-from zoo.nn.calibrate import fit_temperature
 from zoo.nn.cascade import Fusion, Probabilities
-from zoo.nn.head_fit import fit_head
 from zoo.nn.linear import STEPS, Labelled, fit_linear
-from zoo.nn.model import TransferModel
 from zoo.nn.weights import save_tensors
 from zoo.progress import Progress
 
@@ -46,34 +38,6 @@ _OF_PROBE = (
 """What a request that trains says of a probe, too."""
 
 Method = Literal["single", "joint", "average", "stack"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Member:
-    """One backbone with the head that a probe gave it."""
-
-    run: RunFolder
-    model: TransferModel
-    sources: Sources
-
-    def features(self, split: Split, *, views: int = 1) -> Labelled:
-        """What its head sees of the images of a split, [N, views, D], and their labels [N]."""
-        return self.sources.features(split, taps=len(self.model.taps), views=views)
-
-    @property
-    def widths(self) -> list[int]:
-        return self.sources.widths(len(self.model.taps))
-
-    @cached_property
-    def latency(self) -> float:
-        """Milliseconds that an image takes on one thread."""
-        resolved = self.sources.resolved
-        self.sources.progress.say(f"measuring how long {resolved.backbone.id} takes")
-        return backbone_latency(replace(resolved.staged, input=resolved.input))
-
-    def unseen(self) -> Tensor:
-        """Logarithms of the probabilities [N, C] of validation images, by a head that had not seen them."""
-        return torch.from_numpy(self.run.read_predictions()["val"]).double().clamp_min(1e-12).log()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +92,7 @@ def fuse(
         chosen = [members[number] for number in best.members]
         fusion = Fusion(average=best.method == "average")
         for member, head in zip(chosen, best.heads, strict=False):  # there may be none
-            _set_head(member.model, *head)
+            member.set_head(*head)
         probabilities = {"val": best.unseen[0].softmax(1).float().numpy()}
         if data.of("test"):
             probabilities["test"] = fusion.combine(_logits(chosen, "test"))[0].astype(np.float32)
@@ -138,7 +102,7 @@ def fuse(
             "strategy": "fuse",
             "method": best.method,
             "backbone": " + ".join(member.sources.resolved.backbone.id for member in chosen),
-            **_measured(probabilities, data),
+            **measured(probabilities, data),
             "members": [_facts(member, timed=timed) for member in chosen],
             "probes": [_facts(member, timed=timed) for member in members],
             "methods": [candidate.to_json() for candidate in candidates],
@@ -153,7 +117,7 @@ def fuse(
             run.write(
                 "request", {"request": {**asdict(requests[0]), "backbones": backbones, "max_latency": max_latency}}
             )
-            run.write("cascade", {"kind": "fuse", "average": fusion.average})
+            run.write("cascade", fusion.to_json())
             run.write("environment", package_versions())
             run.write("dataset", data.to_json())
             run.write_predictions(probabilities)
@@ -202,13 +166,13 @@ def _check(requests: Sequence[FinetuneRequest]) -> None:
 
 def _probes(
     requests: Sequence[FinetuneRequest], folder: Path, environment: Environment, progress: Progress
-) -> list[_Member]:
+) -> list[Member]:
     """Each backbone with a head of its own."""
     outs = [folder / f"probe-{number}" for number in range(len(requests))]
-    return [_probe(*pair, environment, progress) for pair in zip(requests, outs, strict=True)]
+    return [probe(*pair, environment, progress) for pair in zip(requests, outs, strict=True)]
 
 
-def _select(members: Sequence[_Member], max_latency: float | None, progress: Progress) -> list[int]:
+def _select(members: Sequence[Member], max_latency: float | None, progress: Progress) -> list[int]:
     """The backbones worth asking, the best first. Raises UsageError where each takes longer than is allowed."""
     budget = math.inf if max_latency is None else max_latency
     taken = [0.0 if max_latency is None else member.latency for member in members]
@@ -216,31 +180,16 @@ def _select(members: Sequence[_Member], max_latency: float | None, progress: Pro
         raise UsageError(f"--max-latency {budget:g}: the fastest backbone takes {min(taken):.1f} ms; allow more")
     data, seed = members[0].sources.data, members[0].sources.request.seed
     plain = [(member.features("train")[0][:, 0], member.widths) for member in members]
-    order = select(
-        plain,
-        torch.from_numpy(labels(data.of("train"))),
-        classes=len(data.classes),
-        seed=seed,
-        costs=taken,
-        budget=budget,
-    )
+    truth = members[0].truth("train")
+    order = select(plain, truth, classes=len(data.classes), seed=seed, costs=taken, budget=budget)
     if len(order) == 1:
-        progress.say(
-            f"{members[order[0]].sources.resolved.backbone.id} alone: the others tell nothing that it does not"
-        )
+        best = members[order[0]].sources.resolved.backbone
+        progress.say(f"{best.id} alone: the others tell nothing that it does not")
     return order
 
 
-def _probe(request: FinetuneRequest, out: Path, environment: Environment, progress: Progress) -> _Member:
-    progress.say(f"probe of {request.backbone}")
-    finetune(replace(request, strategy="probe"), out, environment, progress)
-    run = RunFolder.open_complete(out)
-    model, _ = load_run_model(run, environment.catalogue)
-    return _Member(run=run, model=model, sources=open_sources(out, environment, progress))
-
-
 def _candidates(
-    members: Sequence[_Member], order: Sequence[int], max_latency: float | None, progress: Progress
+    members: Sequence[Member], order: Sequence[int], max_latency: float | None, progress: Progress
 ) -> list[_Candidate]:
     """Every way to answer, the best backbone alone first."""
     seed = members[0].sources.request.seed
@@ -264,7 +213,7 @@ def _candidates(
     ]
 
 
-def _joint(members: Sequence[_Member], order: Sequence[int], seed: int, progress: Progress) -> _Candidate:
+def _joint(members: Sequence[Member], order: Sequence[int], seed: int, progress: Progress) -> _Candidate:
     """One linear head on the features of all members, side by side."""
     plan, classes = members[0].sources.plan, len(members[0].sources.data.classes)
 
@@ -272,29 +221,23 @@ def _joint(members: Sequence[_Member], order: Sequence[int], seed: int, progress
         found = [member.features(split, views=plan.probe_views) for member in members]
         return torch.cat([rows for rows, _ in found], 2), found[0][1]
 
-    widths = [member.widths for member in members]
-    head = nn.Linear(sum(map(sum, widths)), classes)
-    unseen = fit_head(
-        head,
-        train=features("train"),
-        val=features("val"),
-        loss=F.cross_entropy,
+    head = fit_joint_head(
+        features("train"),
+        features("val"),
+        widths=[member.widths for member in members],
+        classes=classes,
         seed=seed,
-        refit=True,
         balance=plan.balance,
         progress=progress,
-        widths=[width for each in widths for width in each],
     )
-    assert unseen is not None
-    temperature = fit_temperature(*unseen)
-    weights = (head.weight.detach() / temperature).split([sum(each) for each in widths], 1)
-    bias = head.bias.detach() / temperature
-    heads = [(weight, bias if first else torch.zeros_like(bias)) for first, weight in _first_marked(weights)]
-    return _Candidate(method="joint", members=order, unseen=(unseen[0].double() / temperature, unseen[1]), heads=heads)
+    heads = [
+        (weight, head.bias if first else torch.zeros_like(head.bias)) for first, weight in _first_marked(head.weights)
+    ]
+    return _Candidate(method="joint", members=order, unseen=head.unseen, heads=heads)
 
 
 def _stack(
-    members: Sequence[_Member],
+    members: Sequence[Member],
     order: Sequence[int],
     words: Sequence[Tensor],
     truth: Tensor,
@@ -324,34 +267,13 @@ def _first_marked(parts: Sequence[Tensor]) -> Iterator[tuple[bool, Tensor]]:
     return ((number == 0, part) for number, part in enumerate(parts))
 
 
-def _set_head(model: TransferModel, weight: Tensor, bias: Tensor) -> None:
-    head = cast("nn.Linear", model.head)
+def _logits(members: Sequence[Member], split: Split) -> list[Probabilities]:
+    """What each member says of the images of a split, [N, C]."""
     with torch.no_grad():
-        head.weight.copy_(weight)
-        head.bias.copy_(bias)
-        model.temperature.fill_(1)
+        return [member.model.classify(member.features(split)[0][:, 0]).double().numpy() for member in members]
 
 
-def _logits(members: Sequence[_Member], split: Split) -> Probabilities:
-    """What each member says of the images of a split, [K, N, C]."""
-    with torch.no_grad():
-        rows = [member.model.classify(member.features(split)[0][:, 0]) for member in members]
-    return torch.stack(rows).double().numpy()
-
-
-def _measured(probabilities: Mapping[str, Probabilities], data: DataSet) -> dict[str, Any]:
-    found: dict[str, Any] = {"val_accuracy": None, "test_accuracy": None, "test_ece": None}
-    for split in ("val", "test"):
-        if split in probabilities:
-            said, truth = probabilities[split], labels(data.of(split))
-            right = said.argmax(1) == truth
-            found[f"{split}_accuracy"] = float(right.mean())
-            if split == "test":
-                found["test_ece"] = calibration_error(said.max(1), right)
-    return found
-
-
-def _facts(member: _Member, *, timed: bool) -> dict[str, Any]:
+def _facts(member: Member, *, timed: bool) -> dict[str, Any]:
     """What a backbone does alone, and what it takes."""
     result, size, spec = member.run.read("result"), member.sources.resolved.input, member.sources.resolved.staged
     area = size.height * size.width / (spec.input.height * spec.input.width)

@@ -27,7 +27,7 @@ from zoo.metrics import calibration_error
 from zoo.nn.batches import Batches
 from zoo.nn.build import load_run_model
 from zoo.nn.calibrate import fit_temperature
-from zoo.nn.cascade import Probabilities
+from zoo.nn.cascade import Gate, Probabilities
 from zoo.nn.composite import find_backbone
 from zoo.nn.engine import Device, generator, make_fabric, place
 from zoo.nn.inference import logits
@@ -311,7 +311,7 @@ def _write(
             member.model.temperature.mul_(temperature)
             save_tensors(copy.weights, member.model.state_dict())
         run.write("request", {"request": request.to_json()})
-        run.write("cascade", {"kind": "gate", "threshold": result["threshold"], "average": result["average"]})
+        run.write("cascade", Gate(threshold=result["threshold"], average=result["average"]).to_json())
         run.write("environment", package_versions())
         run.write("dataset", {**data.to_json(), "skipped": list(skipped)})
         run.write_predictions({split: answers[rows].astype(np.float32) for split, rows in parts.items() if rows.any()})

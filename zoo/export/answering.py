@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from zoo.errors import ParityError
 from zoo.export.graph import Serving
-from zoo.nn.cascade import Cascade, Fusion, Gate, Probabilities
+from zoo.nn.cascade import Cascade, Gate, Probabilities
 from zoo.nn.model import TransferModel
 
 ROUTE_TOLERANCE = 1e-4
@@ -31,13 +31,13 @@ class Answering:
         Raises ParityError where the gate would have stopped one of them elsewhere.
         """
         with torch.inference_mode():
-            found = np.stack([model(torch.from_numpy(images)).numpy() for model in self._models])
+            found = [model(torch.from_numpy(images)).numpy() for model in self._models]
         if self._cascade is None:
             alone: Probabilities = softmax(found[0], 1)
             return alone
-        if exits is None or isinstance(self._cascade, Fusion):
+        if exits is None or not isinstance(self._cascade, Gate):
             return self._cascade.combine(found)[0]
-        return _along(self._cascade, softmax(found, 2), exits)
+        return _along(self._cascade, softmax(np.stack(found), 2), exits)
 
 
 def _along(gate: Gate, probabilities: Probabilities, exits: NDArray[np.int64]) -> Probabilities:

@@ -84,7 +84,7 @@ def _manifest(
     finest = max(records, key=lambda record: record.input.height * record.input.width)
     return ModelManifest(
         task="classification",
-        labels=finest.classes,
+        labels=records[-1].classes,
         input=asdict(finest.input),
         backbone=result["backbone"],
         weights=finest.weights,
@@ -119,7 +119,7 @@ def _cascade(cascade: Cascade, records: Sequence[ModelRecord], result: dict[str,
     if isinstance(cascade, Gate):
         for member, rate in zip(members, result["val_exits"], strict=True):
             member["exit_rate"] = rate
-    return {"kind": result["strategy"], **asdict(cascade), "members": members}
+    return {**cascade.to_json(), "members": members}
 
 
 def _composite(record: ModelRecord) -> dict[str, Any] | None:

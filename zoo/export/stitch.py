@@ -20,7 +20,7 @@ from onnx.inliner import inline_local_functions
 
 from zoo.artifacts.manifest import EXIT, INPUT, OUTPUT
 from zoo.export.graph import MEMBER, to_onnx
-from zoo.nn.cascade import Cascade, Fusion, Gate
+from zoo.nn.cascade import After, Cascade, Fusion, Gate
 from zoo.nn.model import TransferModel
 
 
@@ -28,6 +28,8 @@ def stitch(models: Sequence[TransferModel], cascade: Cascade) -> onnx.ModelProto
     """One model of the members of a cascade, image to probabilities; of a gate, also to the member that answered."""
     if isinstance(cascade, Gate):
         return gated([to_onnx(model) for model in models], cascade)
+    if isinstance(cascade, After):
+        return succeeding([to_onnx(model, logits=True) for model in models], cascade)
     return fused([to_onnx(model, logits=not cascade.average) for model in models], cascade)
 
 
@@ -40,6 +42,18 @@ def fused(members: Sequence[onnx.ModelProto], fusion: Fusion) -> onnx.ModelProto
     else:
         graph.nodes.append(helper.make_node("Softmax", [graph.node("Sum", said, "logits")], [OUTPUT], axis=1))
     return graph.model(members[0], members[0].graph.output)
+
+
+def succeeding(members: Sequence[onnx.ModelProto], after: After) -> onnx.ModelProto:
+    """One model of exported ones that give logits, each on its own classes: image to probabilities of the last one."""
+    graph = _Graph()
+    said = [graph.member(number, member, INPUT) for number, member in enumerate(members)]
+    for edge in after.edges:
+        matrix = graph.constant(f"edge{edge.name}", edge.matrix)
+        told = graph.node("MatMul", [said[edge.source], matrix], f"told{edge.name}")
+        said[edge.target] = graph.node("Add", [said[edge.target], told], f"heard{edge.name}")
+    graph.nodes.append(helper.make_node("Softmax", [said[-1]], [OUTPUT], axis=1))
+    return graph.model(members[0], members[-1].graph.output)
 
 
 def gated(members: Sequence[onnx.ModelProto], gate: Gate) -> onnx.ModelProto:

@@ -135,10 +135,17 @@ def resume(out: Path, environment: Environment, progress: Progress, *, devices: 
         return _with_twin(result, request, run, environment, progress)
 
 
-def open_sources(out: Path, environment: Environment, progress: Progress) -> Sources:
-    """The images of the run in `out` as its backbone, with its pretrained weights, takes them in."""
+def open_sources(
+    out: Path, environment: Environment, progress: Progress, *, like: FinetuneRequest | None = None
+) -> Sources:
+    """The images of the run in `out` as its backbone, with its pretrained weights, takes them in.
+
+    It computes where it did, or with the device and the threads of `like`.
+    """
     run = RunFolder.open_complete(out)
     request, data = _read_records(run)
+    if like is not None:
+        request = replace(request, device=like.device, threads=like.threads)
     resolved = _resolve(request, data, environment, progress)
     return Sources(
         request=request,

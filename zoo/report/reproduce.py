@@ -41,6 +41,12 @@ def fuse_command_line(request: Mapping[str, Any]) -> str:
     return " \\\n  ".join([command_line(rest), *map(shlex.join, lines), "--cascade fuse"])
 
 
+def after_command_line(request: Mapping[str, Any]) -> str:
+    """`zoo finetune ... --after RUN` with the runs of `request` (as in request.json) and its other options."""
+    rest = {name: value for name, value in request.items() if name != "after"}
+    return " \\\n  ".join([command_line(rest), *(shlex.join(["--after", run]) for run in request["after"])])
+
+
 def gate_command_line(request: Mapping[str, Any], out: Path) -> str:
     """`zoo cascade gate ...` with the options of `request` (as in request.json); one option to a line."""
     lines = [["zoo", "cascade", "gate", *request["runs"], request["data"], "--out", str(out)]]

@@ -18,7 +18,7 @@ from zoo.report.held_out import read_held_out
 from zoo.report.mistakes import confident_mistakes
 from zoo.report.page import GENERATOR, render
 from zoo.report.parts import network_parts
-from zoo.report.reproduce import command_line, fuse_command_line, gate_command_line
+from zoo.report.reproduce import after_command_line, command_line, fuse_command_line, gate_command_line
 from zoo.report.transfer import read_transfer
 
 _PAIRS = 10
@@ -48,6 +48,8 @@ def report(run_path: Path, out: Path | None = None) -> dict[str, Any]:
             _add_gate(run, facts)
         elif template == "fuse.html":
             _add_fusion(run, facts)
+        elif template == "after.html":
+            facts["command"] = after_command_line(run.read("request")["request"])
         else:
             _add_training(run, facts, numbers)
         page = render(template, facts)

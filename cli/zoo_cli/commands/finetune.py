@@ -16,6 +16,7 @@ from zoo.artifacts.runs import RunFolder
 from zoo.catalogue.composites import ARROW, split
 from zoo.errors import UsageError
 from zoo_cli.command import command
+from zoo_cli.commands.finetune_after import finetune_after, refuse
 from zoo_cli.options import Device, OnBadSample, Threads
 from zoo_cli.render import Output, count, percent
 from zoo_cli.settings import environment
@@ -50,6 +51,10 @@ def _finetune(
     max_latency: Annotated[
         float | None,
         typer.Option(metavar="MS", min=0, help="With --cascade fuse: milliseconds an image may take in all backbones."),
+    ] = None,
+    after: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="A finished run whose answers the new head hears, too; may be given again."),
     ] = None,
     strategy: Annotated[
         Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "lora", "dora", "full", "scratch"],
@@ -145,6 +150,8 @@ def _finetune(
     else:
         if data is None or not backbone:
             raise UsageError(f"{'DATA' if data is None else '--backbone'} is missing; see `zoo finetune --help`")
+        if after:
+            refuse(backbones=len(backbone), cascade=cascade, dry_run=dry_run, compare_scratch=compare_scratch)
         if len(backbone) > 1 and cascade is None:
             raise UsageError(
                 f"--backbone: {len(backbone)} of them; say how they become one model: --cascade fuse or chain"
@@ -202,6 +209,9 @@ def _finetune(
             compare_scratch=compare_scratch,
             checkpoint_seconds=checkpoint_seconds,
         )
+        if after:
+            finetune_after(out, request, after, folder or _fresh_folder(request, "after"))
+            return
         if cascade == "fuse":
             members = [replace(request, backbone=name) for name in backbone]
             if weights:
