@@ -6,6 +6,7 @@
 Each data set has groups of classes: those named behind `=`, or one for each of several archives. The coarse run is a
 probe of the first backbone of a pair on the groups, the fine one a probe of the second on the classes of all groups. A
 perfect coarse run would add `oracle`: each answer of the fine one alone is taken among the classes of the true group.
+With --shots the fine model has so many images of each class, a fifth of them to validate, and the coarse one all.
 Finished cells are kept in --cells: a benchmark that was cut off goes on.
 """
 
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--pair", action="append", nargs=2, required=True, metavar="BACKBONE=FILE")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--input-size", type=int)
+    parser.add_argument("--shots", type=int, help="only so many training images of each class have a fine label")
     parser.add_argument("--cells", type=Path, help="a file of finished cells, to go on from")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -62,10 +64,17 @@ def main() -> None:
         for coarse, fine in arguments.pair:
             cells = []
             for seed in range(arguments.seeds):
-                key = {"data": name, "seed": seed, "coarse": coarse, "fine": fine, "size": arguments.input_size}
+                key = {
+                    "data": name,
+                    "seed": seed,
+                    "coarse": coarse,
+                    "fine": fine,
+                    "size": arguments.input_size,
+                    "shots": arguments.shots,
+                }
                 cell = next((cell for cell in done if key.items() <= cell.items()), None)
                 if cell is None:
-                    cell = {**key, **_measure(images, seed, coarse, fine, arguments.input_size)}
+                    cell = {**key, **_measure(images, seed, coarse, fine, arguments.input_size, arguments.shots)}
                     with log.open("a") as file:
                         file.write(json.dumps(cell) + "\n")
                 cells.append(cell)
@@ -86,15 +95,19 @@ def _images(data: str) -> list[Image]:
     return found
 
 
-def _measure(images: list[Image], seed: int, coarse: str, fine: str, size: int | None) -> dict[str, Any]:
+def _measure(
+    images: list[Image], seed: int, coarse: str, fine: str, size: int | None, shots: int | None
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         val = _drawn(images, seed)
-        for name in ("group", "label"):
+        left_out = _not_labelled(images, val, seed, shots) if shots else set[Path]()
+        for name, without in (("group", set[Path]()), ("label", left_out)):
             with (root / f"{name}.csv").open("w", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow(["path", "label", "split"])
-                writer.writerows([i.path, getattr(i, name), "val" if i.path in val else i.split] for i in images)
+                kept = (image for image in images if image.path not in without)
+                writer.writerows([i.path, getattr(i, name), "val" if i.path in val else i.split] for i in kept)
         before = _finetune(root, "group", coarse, seed, size, "coarse", "--strategy", "probe")
         _finetune(root, "label", fine, seed, size, "flat", "--strategy", "probe")
         chain = _finetune(root, "label", fine, seed, size, "chain", "--after", str(root / "coarse"))
@@ -118,6 +131,19 @@ def _drawn(images: list[Image], seed: int) -> set[Path]:
             classes[image.label].append(image.path)
     draw = random.Random(seed)
     return {path for paths in classes.values() for path in draw.sample(sorted(paths), round(VAL_SHARE * len(paths)))}
+
+
+def _not_labelled(images: list[Image], val: set[Path], seed: int, shots: int) -> set[Path]:
+    """All but so many images of each class that are not test images, a fifth of them to validate."""
+    draw, found = random.Random(seed), set[Path]()
+    for validating, count in ((True, max(2, shots // 5)), (False, shots - max(2, shots // 5))):
+        classes = defaultdict(list)
+        for image in images:
+            if image.split != "test" and (image.path in val) == validating:
+                classes[image.label].append(image.path)
+        for paths in classes.values():
+            found |= set(paths) - set(draw.sample(sorted(paths), min(count, len(paths))))
+    return found
 
 
 def _finetune(root: Path, data: str, member: str, seed: int, size: int | None, out: str, *more: str) -> dict[str, Any]:
@@ -146,6 +172,7 @@ def _row(cells: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "data": first["data"],
         **{name: first[name].partition("=")[0].rpartition("/")[2] for name in ("coarse", "fine")},
+        "shots": first["shots"] or "all",
         "seeds": len(cells),
         "coarse accuracy": mean("coarse"),
         "flat": mean("flat"),
