@@ -1,10 +1,10 @@
-"""Two backbones one after the other, beside each of them alone: test accuracy, several data sets, ways and seeds.
+"""Two backbones as one, in a chain and side by side, beside each alone: test accuracy, several data sets and seeds.
 
     python benchmarks/chain.py flowers5.zip trashnet6.zip --input-size 128 \
         --member torchvision/squeezenet1_1=squeezenet1_1.pth --member torchvision/mobilenet_v2=mobilenet_v2.pth
 
 Both orders are chained, each joined where that is measured to be best. Every cell is one `zoo finetune`, as a probe or
-without options but --epochs. Finished cells are kept in --cells: a benchmark that was cut off goes on.
+without options but --epochs and --patience 0. Finished cells are kept in --cells: a benchmark that was cut off goes on.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from reporting import report
+
+from zoo.catalogue.composites import ARROW, PLUS
 
 
 def main() -> None:
@@ -37,22 +39,23 @@ def main() -> None:
     log = arguments.cells or Path(tempfile.mkdtemp()) / "cells.jsonl"
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     first, second = (member.partition("=")[::2] for member in arguments.member)
-    ways = [[first], [second], [first, second], [second, first]]
+    ways = [(ARROW, [first]), (ARROW, [second]), (ARROW, [first, second]), (ARROW, [second, first])]
+    ways.append((PLUS, [first, second]))
     trained = ["--epochs", str(arguments.epochs), "--patience", "0"]
     rows = []
     for data in arguments.data:
         for name, options in (("probe", ["--strategy", "probe"]), ("trained", trained)):
             if arguments.only not in (None, name):
                 continue
-            for way in ways:
+            for sign, way in ways:
                 cells = []
                 for seed in range(arguments.seeds):
                     words = [*options, "--input-size", str(arguments.input_size), "--seed", str(seed)]
-                    backbones = [backbone for backbone, _ in way]
-                    key = {"data": Path(data).name, "backbones": backbones, "options": words}
+                    backbone, weights = (sign.join(each) for each in zip(*way, strict=True))
+                    key = {"data": Path(data).name, "backbones": backbone, "options": words}
                     cell = next((cell for cell in done if key.items() <= cell.items()), None)
                     if cell is None:
-                        cell = {**key, **_finetune(data, way, words, arguments.threads)}
+                        cell = {**key, **_finetune(data, backbone, weights, words, arguments.threads)}
                         with log.open("a") as file:
                             file.write(json.dumps(cell) + "\n")
                     cells.append(cell)
@@ -61,12 +64,10 @@ def main() -> None:
     report(rows, arguments.out)
 
 
-def _finetune(data: str, way: list[tuple[str, str]], options: list[str], threads: int | None) -> dict[str, Any]:
+def _finetune(data: str, backbone: str, weights: str, options: list[str], threads: int | None) -> dict[str, Any]:
     words = [sys.executable, "-m", "zoo_cli", "finetune", data, *options, "--json"]
-    words += ["--cascade", "chain"] if len(way) > 1 else []
+    words += ["--backbone", backbone, "--weights", weights]
     words += ["--threads", str(threads)] if threads else []
-    for backbone, weights in way:
-        words += ["--backbone", backbone, "--weights", weights]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([*words, "--out", f"{folder}/run"], check=True, stdout=subprocess.PIPE, text=True)
     result = json.loads(done.stdout)

@@ -137,6 +137,9 @@ def _all(values: Sequence[str | None]) -> str | None:
 
 
 def _summary(entry: CompositeEntry, tried: Tried) -> str:
-    """What the places to join were measured to be worth, on one line."""
+    """What the places to join were measured to be worth, and whether one backbone alone is worth as much."""
     said = ", ".join(f"{row['backbone']} {row['accuracy']:.1%}" for row in tried)
-    return f"chain {entry.id}; right about training images left out one by one: {said}"
+    best = max((row for row in tried if separator(row["backbone"]) is None), key=lambda row: float(row["accuracy"]))
+    joined = max(row["accuracy"] for row in tried if row["backbone"] == entry.id)
+    advice = "" if joined > best["accuracy"] else f"; {best['backbone']} alone tells as much, and is cheaper"
+    return f"chain {entry.id}; right about training images left out one by one: {said}{advice}"
