@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+
+from zoo.artifacts.manifest import INPUT, OUTPUT
 
 SHAPES = ("bars", "dots", "rings")
 
@@ -41,6 +49,29 @@ def make_folder(root: Path, train: int, test: int) -> Path:
 def real_weights(shared: Path, name: str) -> str:
     """The weights file of a backbone."""
     return str(next((shared / "weights").glob(f"{name}-*.pth")))
+
+
+def ask_server(model: Path, pixels: NDArray[np.uint8], cache: Path) -> NDArray[np.float32]:
+    """Probabilities [N, C] that `zoo serve` gives an unmodified tritonclient for images [N, H, W, 3]."""
+    from tritonclient import http as triton
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zoo_cli", "serve", str(model), "--port", "0", "--device", "cpu", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "ZOO_CACHE": str(cache)},
+    )
+    try:
+        assert process.stdout is not None
+        client = triton.InferenceServerClient(json.loads(process.stdout.readline())["url"].removeprefix("http://"))
+        wanted = triton.InferInput(INPUT, list(pixels.shape), "UINT8")
+        wanted.set_data_from_numpy(pixels)
+        found: NDArray[np.float32] = client.infer(model.stem, [wanted]).as_numpy(OUTPUT)
+        client.close()
+        return found
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
 
 
 def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

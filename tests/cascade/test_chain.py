@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import real_weights
+from helpers import ask_server, real_weights
 from safetensors.torch import load_file, save_file
 
 from zoo.artifacts.manifest import INPUT, OUTPUT
@@ -173,6 +173,8 @@ def test_parity(chained: Path, environment: Environment, tmp_path: Path, dataset
         np.testing.assert_allclose(
             model.run({INPUT: images[:batch]}, [OUTPUT])[0], answering(images[:batch]), atol=1e-4
         )
+    served = ask_server(tmp_path / "chain.onnx", images[:3], environment.cache)
+    np.testing.assert_allclose(served, answering(images[:3]), atol=1e-4)
 
 
 def test_on_the_command_line(untrained: str, dataset: Path, zoo: Zoo, tmp_path: Path) -> None:
