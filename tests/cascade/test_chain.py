@@ -191,6 +191,16 @@ def test_on_the_command_line(untrained: str, dataset: Path, zoo: Zoo, tmp_path: 
     assert "circular chain: tiny/glyphnet -> tiny/glyphnet" in twice.stderr
 
 
+def test_it_is_trained_from_scratch_where_it_says_where_it_joins(
+    request_: FinetuneRequest, environment: Environment, tmp_path: Path
+) -> None:
+    name = f"{BOTH[0]}[:3] -> {BOTH[1]}[2:]"
+    request = replace(request_, backbone=name, weights="none", strategy="scratch", epochs=1)
+    result = finetune(request, tmp_path / "run", environment, Silent())
+    assert result["backbone"] == name
+    assert RunFolder.open_complete(tmp_path / "run").read_model().weights == "none -> none"
+
+
 def test_bad_input_is_refused(
     request_: FinetuneRequest, environment: Environment, vit_weights: Path, tmp_path: Path
 ) -> None:

@@ -89,8 +89,8 @@ def resolve(request: FinetuneRequest, environment: Environment, progress: Progre
 
 def split_weights(weights: str | None, count: int) -> list[str | None]:
     """The weights of each of `count` backbones, as in `a.pth -> b.pth`."""
-    if weights is None:
-        return [None] * count
+    if weights in (None, "none"):
+        return [weights] * count
     found = split(weights)
     if len(found) != count:
         raise UsageError(f"--weights: {weights!r} for {count} backbones; give one for each, in order")

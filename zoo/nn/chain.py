@@ -136,7 +136,9 @@ def spec_of_several(
         assert isinstance(module, Backbone)
         return module
 
-    backbone, size = build().eval(), specs[0].input
+    with torch.random.fork_rng(devices=[]):  # only to be counted: nobody's random numbers change
+        backbone = build().eval()
+    size = specs[0].input
     return BackboneSpec(
         name="-".join(spec.name for spec in specs),
         family=family,
