@@ -95,6 +95,10 @@ class StageSpec:
         if self.channels < 1 or self.stride < 1:
             raise ValueError(f"stage: channels {self.channels}, stride {self.stride}; must be positive")
 
+    def to_json(self) -> dict[str, Any]:
+        """What is known of a stage of one backbone, as JSON values."""
+        return {"channels": self.channels, "stride": self.stride, "layout": self.layout}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsSpec:

@@ -103,7 +103,7 @@ def _backbone(plugin: Plugin, spec: BackboneSpec) -> dict[str, Any]:
         "num_features": spec.num_features,
         "params": spec.params,
         "macs": spec.macs,
-        "stages": [asdict(stage) for stage in spec.stages],
+        "stages": [stage.to_json() for stage in spec.stages],
         "weights": [_weights(weights) for weights in spec.weights],
     }
 

@@ -30,7 +30,7 @@ def _show(
         "num_features": spec.num_features,
         "params": spec.params,
         "macs": spec.macs,
-        "stages": [asdict(stage) for stage in spec.stages],
+        "stages": [stage.to_json() for stage in spec.stages],
         "input": asdict(spec.input),
         "weights": [{**asdict(weights), "metrics": dict(weights.metrics)} for weights in spec.weights],
     }
