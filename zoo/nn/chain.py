@@ -8,7 +8,7 @@ image, which the next one takes from its first stage on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ from zoo.catalogue.chains import ARROW, Joint, is_chain, parse
 from zoo.errors import UsageError
 from zoo.nn.backbone import Backbone
 from zoo.nn.size import count_macs, count_params
-from zoo.specs import BackboneSpec, StageSpec
+from zoo.specs import BackboneSpec, ImageInput, StageSpec
 
 IMAGE = StageSpec(channels=3, stride=1)
 """What the first stage of a backbone takes."""
@@ -90,7 +90,7 @@ class ChainEntry:
             return module
 
         backbone = split(build()).eval()
-        size = specs[0].input
+        size = whole_input(specs, [spec.input for spec in specs])
         return BackboneSpec(
             name="-".join(spec.name for spec in specs),
             family="chain",
@@ -133,6 +133,20 @@ def taken(spec: BackboneSpec, stage: int) -> StageSpec:
     return spec.stages[stage - 1] if stage else IMAGE
 
 
+def gives_images(spec: BackboneSpec) -> bool:
+    """Whether the last stage gives images, normalised as those that the backbone takes."""
+    return spec.stages[-1] == IMAGE
+
+
+def whole_input(specs: Sequence[BackboneSpec], inputs: Sequence[ImageInput]) -> ImageInput:
+    """What a chain takes, of what each backbone takes: what the first one takes.
+
+    What gives images takes any size: then it is as large, and cut out, as the first one wants it that gives none.
+    """
+    sizing = next((size for spec, size in zip(specs, inputs, strict=True) if not gives_images(spec)), inputs[0])
+    return replace(sizing, mean=inputs[0].mean, std=inputs[0].std) if gives_images(specs[0]) else inputs[0]
+
+
 def fits(source: StageSpec, target: StageSpec) -> bool:
     """Whether maps of one kind can stand for maps of another: as large, and laid out as maps are."""
     return source.stride == target.stride and source.layout in _LAYOUTS and target.layout in _LAYOUTS
@@ -153,8 +167,8 @@ def find_backbone(catalogue: Catalogue, name: str) -> Entry:
 
 def _check(joint: Joint, begins: int, before: BackboneEntry, after: BackboneEntry) -> None:
     """Raises UsageError where two backbones cannot join there, the first beginning with its stage `begins`."""
-    # Images are handed on by what gives images and by nothing else.
-    earliest = 0 if before.spec.stages[-1] == IMAGE else 1
+    # Images are handed on by the end of what gives images and by nothing else.
+    earliest = 0 if gives_images(before.spec) and joint.stop == len(before.spec.stages) else 1
     for entry, number, lowest, highest in (
         (before, joint.stop, begins + 1, len(before.spec.stages)),
         (after, joint.start, earliest, len(after.spec.stages) - 1),
