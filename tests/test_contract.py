@@ -20,7 +20,7 @@ NAMES = [entry.spec.name for entry in CATALOGUE.backbones if entry.plugin.name =
 
 
 def test_tiny() -> None:
-    assert [check_backbone(e.spec, deep=True) for e in CATALOGUE.backbones if e.plugin.name == "tiny"] == [[]]
+    assert [check_backbone(e.spec, deep=True) for e in CATALOGUE.backbones if e.plugin.name == "tiny"] == [[], []]
 
 
 @pytest.mark.parametrize("name", [head.spec.name for head in CATALOGUE.heads])

@@ -22,7 +22,7 @@ from zoo.hookspecs import hookimpl
 
 @hookimpl
 def zoo_backbones():
-    return [replace(spec, weights=()) for spec in tiny.zoo_backbones()]
+    return [replace(spec, weights=()) for spec in tiny.zoo_backbones()[:1]]
 '''
 NAMES = ("acme", "lies", "falls", "old_torch", "torch_breaker", "needy")
 
@@ -94,7 +94,11 @@ def test_the_directory_is_searched(zoo: Zoo) -> None:
     rows = json.loads(zoo("plugins", "search", "LETTERS", "--json").stdout)
     assert [(row["name"], row["distribution"], row["installed"] is not None) for row in rows] == [("tiny", "zoo", True)]
     shown = json.loads(zoo("plugins", "show", "tiny", "--json").stdout)
-    assert (shown["status"], shown["backbones"], shown["license"]) == ("ok", ["tiny/glyphnet"], "Apache-2.0")
+    assert (shown["status"], shown["backbones"], shown["license"]) == (
+        "ok",
+        ["tiny/glyphnet", "tiny/denoise"],
+        "Apache-2.0",
+    )
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from zoo.hookspecs import hookimpl
 
 @hookimpl
 def zoo_backbones():
-    return [replace(spec, num_features=113, weights=()) for spec in zoo_tiny.zoo_backbones()]
+    return [replace(spec, num_features=113, weights=()) for spec in zoo_tiny.zoo_backbones()[:1]]
 """
 
 BROKEN = {

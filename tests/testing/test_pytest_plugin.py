@@ -16,7 +16,7 @@ from zoo.hookspecs import hookimpl
 
 @hookimpl
 def zoo_backbones():
-    return [replace(spec, weights=()) for spec in tiny.zoo_backbones()]
+    return [replace(spec, weights=()) for spec in tiny.zoo_backbones()[:1]]
 
 @hookimpl
 def zoo_heads():

@@ -113,4 +113,4 @@ def test_real_imagenet_weights(lie: str | None, shared: Path) -> None:
 
 def test_the_command_checks_what_ships(zoo: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = zoo("plugins", "check", "tiny")
-    assert done.stdout == "tiny: 1 backbones, 0 heads and 1 pretrained sets at hand do what they say\n"
+    assert done.stdout == "tiny: 2 backbones, 0 heads and 2 pretrained sets at hand do what they say\n"

@@ -39,7 +39,7 @@ def settle(
     if len(train) >= SMALL_DATA:
         return replace(request, strategy="lp-ft"), f"{len(train)} images are enough to train the whole backbone"
     if upstream_stages:
-        why = f"{enough}; the {upstream_stages} stages before the last backbone of the chain stay as they are"
+        why = f"{enough}; the stages before the last backbone of the chain stay as they are"
         return replace(request, strategy="partial", freeze_stages=upstream_stages), why
     params = stage_params()
     frozen = sum(total <= _GENERIC_SHARE * sum(params) for total in accumulate(params))

@@ -15,7 +15,7 @@ from zoo.errors import RunError, UsageError
 from zoo.finetune.joints import Found, Joining, Tried
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment, Resolved, split_weights
-from zoo.nn.chain import IMAGE, ChainEntry
+from zoo.nn.chain import ChainEntry, gives_images, whole_input
 from zoo.nn.composite import CompositeEntry
 from zoo.nn.side_by_side import FusedEntry
 from zoo.nn.weights import save_tensors
@@ -83,22 +83,22 @@ def join_backbones(
 
 
 def _input(parts: Sequence[Resolved]) -> ImageInput:
-    """What the whole takes: what the first backbone takes, as large as the next wants it where that one gives images.
+    """What the whole takes, see `whole_input`.
 
     Raises UsageError where a backbone does not take images of that size.
     """
-    first, second = parts[0].input, parts[1].input
-    if parts[0].backbone.spec.stages[-1] == IMAGE:
-        first = replace(second, mean=first.mean, std=first.std)
-    for part in parts[1:]:
+    specs = [part.backbone.spec for part in parts]
+    found = whole_input(specs, [part.input for part in parts])
+    sizing = next((part for part in parts if not gives_images(part.backbone.spec)), parts[0])
+    for part in parts:
         size = part.input
-        fixed = size.fixed_size and (size.height, size.width) != (first.height, first.width)
-        if fixed or first.height % size.size_divisor or first.width % size.size_divisor:
+        fixed = size.fixed_size and (size.height, size.width) != (found.height, found.width)
+        if fixed or found.height % size.size_divisor or found.width % size.size_divisor:
             raise UsageError(
-                f"{part.backbone.id} does not take images of {first.height} x {first.width}, which "
-                f"{parts[0].backbone.id} takes; give an --input-size that both take"
+                f"{part.backbone.id} does not take images of {found.height} x {found.width}, which "
+                f"{sizing.backbone.id} takes; give an --input-size that both take"
             )
-    return first
+    return found
 
 
 def _entry(name: str, parts: Sequence[Resolved]) -> CompositeEntry | None:

@@ -24,7 +24,7 @@ from zoo.nn.adapter_fit import AdapterFit, normalise_anew
 from zoo.nn.backbone import Backbone, spatial_mean
 from zoo.nn.batches import Batches
 from zoo.nn.build import build_backbone
-from zoo.nn.chain import IMAGE, Adapter, ChainEntry, fits
+from zoo.nn.chain import IMAGE, Adapter, ChainEntry, fits, gives_images
 from zoo.nn.composite import CompositeEntry
 from zoo.nn.engine import make_fabric, place
 from zoo.nn.preprocess import Preprocess
@@ -127,14 +127,8 @@ class Joining:
             before = [each.joint for each in best]
             candidates = [joints[number - 1]] if joints is not None else self._candidates(number, before)
             places = [_Place.of(links[: number + 1], [*before, joint]) for joint in candidates]
-            upstream = _Upstream(
-                name=best[-1].entry.id if best else links[0].id,
-                stages=best[-1].entry.spec.stages if best else links[0].spec.stages,
-                backbone=best[-1].entry.assemble(backbones[:number], [each.adapter for each in best])
-                if best
-                else backbones[0],
-            )
-            self._fit(upstream, backbones[number], self.parts[number].input, places)
+            upstream = self._upstream(backbones[:number], best)
+            self._fit(upstream, backbones[number], number, places)
             if joints is None:
                 accuracies = self._judge(upstream, backbones[number], self.parts[number], places)
                 tried += [
@@ -148,6 +142,21 @@ class Joining:
         entry = best[-1].entry
         return Found(entry=entry, whole=entry.assemble(backbones, [each.adapter for each in best]).cpu(), tried=tried)
 
+    def _upstream(self, backbones: Sequence[Backbone], best: Sequence[_Place]) -> _Upstream:
+        """These backbones, joined at the places found."""
+        if not best:
+            spec = self.parts[0].backbone.spec
+            return _Upstream(name=self.parts[0].backbone.id, stages=spec.stages, backbone=backbones[0])
+        entry = best[-1].entry
+        handed = max((number for number, joint in enumerate(entry.joints, 1) if joint.start == 0), default=0)
+        return _Upstream(
+            name=entry.id,
+            stages=entry.spec.stages,
+            backbone=entry.assemble(backbones, [each.adapter for each in best]),
+            images_at=entry.first_stages[handed],
+            images_of=max(handed - 1, 0),
+        )
+
     def _candidates(self, number: int, before: Sequence[Joint]) -> list[Joint]:
         """Where link `number` can follow the one before: behind the last stage of each stride that both have.
 
@@ -155,7 +164,7 @@ class Joining:
         """
         first, second = self.parts[number - 1].backbone, self.parts[number].backbone
         given, own = first.spec.stages, second.spec.stages
-        if given[-1] == IMAGE:
+        if gives_images(first.spec):
             return [Joint(stop=len(given), start=0)]
         found = {}
         for start in range(1, len(own)):
@@ -176,19 +185,24 @@ class Joining:
                 yield number, place(images, self._fabric), labels
                 task.advance(len(labels))
 
-    def _fit(self, upstream: _Upstream, added: Backbone, wanted: ImageInput, places: Sequence[_Place]) -> None:
-        """Fits the adapters of all places where `added`, which wants images normalised its own way, may follow."""
+    def _fit(self, upstream: _Upstream, added: Backbone, number: int, places: Sequence[_Place]) -> None:
+        """Fits the adapters of all places where `added`, the backbone of this number, may follow.
+
+        They learn what it makes of the images that come last before it, normalised its own way.
+        """
+        wanted = self.parts[number].input
         for place_ in places:
             place(place_.adapter, self._fabric)
         if places[0].joint.start == 0:  # images are taken nowhere else
-            normalise_anew(places[0].adapter, self.given, wanted)
+            normalise_anew(places[0].adapter, self.parts[number - 1].input, wanted)
             return
         regressions = [AdapterFit(each.adapter) for each in places]
-        for number, images, _ in self._batches("fitting adapters"):
+        normalised = self.parts[upstream.images_of].input
+        for batch, images, _ in self._batches("fitting adapters"):
             given = upstream.backbone.activations(images)
-            expected = added.activations(_anew(images, self.given, wanted))
+            expected = added.activations(_anew([images, *given][upstream.images_at], normalised, wanted))
             for each, regression in zip(places, regressions, strict=True):
-                held_out = number % _HELD_OUT == _HELD_OUT - 1
+                held_out = batch % _HELD_OUT == _HELD_OUT - 1
                 regression.add(given[each.stop - 1], expected[each.joint.start - 1], held_out=held_out)
         for regression in regressions:
             regression.finish()
@@ -196,15 +210,21 @@ class Joining:
     def _judge(
         self, upstream: _Upstream, added: Backbone, part: Resolved, places: Sequence[_Place]
     ) -> dict[str, float]:
-        """How often the features of both backbones alone, and of each way to join them, are right, by name."""
+        """How often the features of both backbones alone, and of each way to join them, are right, by name.
+
+        What gives images is left out: it has no features of its own.
+        """
         rows: dict[str, list[list[Tensor]]] = {
-            name: [] for name in (upstream.name, part.backbone.id, *(each.entry.id for each in places))
+            name: [] for name in (part.backbone.id, *(each.entry.id for each in places))
         }
+        if upstream.stages[-1] != IMAGE:
+            rows = {upstream.name: [], **rows}
         own, truth = part.backbone.spec.stages, []
         for _, images, labels in self._batches("comparing where to join"):
             given = upstream.backbone.activations(images)
             alone = added.activations(_anew(images, self.given, part.input))
-            rows[upstream.name].append(_pooled(given, upstream.stages, upstream.backbone))
+            if upstream.name in rows:
+                rows[upstream.name].append(_pooled(given, upstream.stages, upstream.backbone))
             rows[part.backbone.id].append(_pooled(alone, own, added))
             for each in places:
                 found, activation = given[: each.stop], each.adapter(given[each.stop - 1])
@@ -223,6 +243,11 @@ class _Upstream:
     name: str
     stages: Sequence[StageSpec]
     backbone: Backbone
+    images_at: int = 0
+    """The stage that would take the images that come last in it: those the whole takes, or those that a part of it
+    gives."""
+    images_of: int = 0
+    """The part as whose input these are normalised."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -22,7 +22,7 @@ from zoo.catalogue.composites import ARROW, Joint
 from zoo.errors import UsageError
 from zoo.nn.backbone import Backbone
 from zoo.nn.size import count_macs, count_params
-from zoo.specs import BackboneSpec, StageSpec
+from zoo.specs import BackboneSpec, ImageInput, StageSpec
 
 IMAGE = StageSpec(channels=3, stride=1)
 """What the first stage of a backbone takes."""
@@ -96,6 +96,7 @@ class ChainEntry:
         return spec_of_several(
             specs,
             lambda: self.assemble([spec.split(spec.build()) for spec in specs]),
+            given=whole_input(specs, [spec.input for spec in specs]),
             family="chain",
             stages=self._stages(specs),
             num_features=specs[-1].num_features,
@@ -126,11 +127,12 @@ def spec_of_several(
     specs: Sequence[BackboneSpec],
     build: Callable[[], Backbone],
     *,
+    given: ImageInput,
     family: str,
     stages: Sequence[StageSpec],
     num_features: int,
 ) -> BackboneSpec:
-    """The facts of what `build` makes of several backbones, which takes what the first of them takes."""
+    """The facts of what `build` makes of several backbones, and which takes `given`."""
 
     def split(module: nn.Module) -> Backbone:
         assert isinstance(module, Backbone)
@@ -138,24 +140,37 @@ def spec_of_several(
 
     with torch.random.fork_rng(devices=[]):  # only to be counted: nobody's random numbers change
         backbone = build().eval()
-    size = specs[0].input
     return BackboneSpec(
         name="-".join(spec.name for spec in specs),
         family=family,
         num_features=num_features,
         params=count_params([*backbone.stages, backbone.pool]),
-        macs=count_macs(backbone, torch.zeros(1, size.channels, size.height, size.width)),
+        macs=count_macs(backbone, torch.zeros(1, given.channels, given.height, given.width)),
         build=build,
         split=split,
         stages=stages,
         weights=(),
-        input=size,
+        input=given,
     )
 
 
 def taken(spec: BackboneSpec, stage: int) -> StageSpec:
     """What the stage of this number takes."""
     return spec.stages[stage - 1] if stage else IMAGE
+
+
+def gives_images(spec: BackboneSpec) -> bool:
+    """Whether the last stage gives images, normalised as those that the backbone takes."""
+    return spec.stages[-1] == IMAGE
+
+
+def whole_input(specs: Sequence[BackboneSpec], inputs: Sequence[ImageInput]) -> ImageInput:
+    """What a chain takes, of what each backbone takes: what the first one takes.
+
+    What gives images takes any size: then it is as large, and cut out, as the first one wants it that gives none.
+    """
+    sizing = next((size for spec, size in zip(specs, inputs, strict=True) if not gives_images(spec)), inputs[0])
+    return replace(sizing, mean=inputs[0].mean, std=inputs[0].std) if gives_images(specs[0]) else inputs[0]
 
 
 def fits(source: StageSpec, target: StageSpec) -> bool:
@@ -165,8 +180,8 @@ def fits(source: StageSpec, target: StageSpec) -> bool:
 
 def _check(joint: Joint, begins: int, before: BackboneEntry, after: BackboneEntry) -> None:
     """Raises UsageError where two backbones cannot join there, the first beginning with its stage `begins`."""
-    # Images are handed on by what gives images and by nothing else.
-    earliest = 0 if before.spec.stages[-1] == IMAGE else 1
+    # Images are handed on by the end of what gives images and by nothing else.
+    earliest = 0 if gives_images(before.spec) and joint.stop == len(before.spec.stages) else 1
     for entry, number, lowest, highest in (
         (before, joint.stop, begins + 1, len(before.spec.stages)),
         (after, joint.start, earliest, len(after.spec.stages) - 1),

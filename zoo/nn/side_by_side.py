@@ -93,6 +93,7 @@ class FusedEntry:
         return spec_of_several(
             specs,
             lambda: self.assemble([spec.split(spec.build()) for spec in specs]),
+            given=specs[0].input,
             family="fusion",
             stages=self._stages(specs),
             num_features=sum(spec.num_features for spec in specs),
