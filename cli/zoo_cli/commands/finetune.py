@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from zoo.artifacts.runs import RunFolder
-from zoo.catalogue.composites import ARROW, split
 from zoo.errors import UsageError
 from zoo_cli.command import command
 from zoo_cli.commands.finetune_after import finetune_after, refuse
@@ -163,6 +161,8 @@ def _finetune(
         if cascade == "chain":
             if len(backbone) < 2:
                 raise UsageError("--cascade chain needs two backbones at least: --backbone A --backbone B")
+            from zoo.catalogue.composites import ARROW
+
             backbone, weights = [ARROW.join(backbone)], [ARROW.join(weights)] if weights else None
         options: dict[str, Any] = {}
         if hidden is not None:
@@ -223,6 +223,8 @@ def _finetune(
                 _fuse(out, members, folder, max_latency)
                 return
             if folder is not None:
+                from zoo.artifacts.runs import RunFolder
+
                 RunFolder.check_free(folder)  # the probes that choose the backbones take their time
             request = _side_by_side(out, members, max_latency)
         if dry_run:
@@ -316,6 +318,8 @@ def _widths(text: str) -> tuple[int, ...]:
 def _fresh_folder(request: FinetuneRequest, way: str) -> Path:
     """`runs/<data>-<backbone>-<way>-<time>`."""
     data = re.sub(r"[^A-Za-z0-9_]+", "-", Path(request.data.removeprefix("builtin:")).stem)
+    from zoo.catalogue.composites import split
+
     names = (name.partition("@")[0].partition("[")[0] for name in split(request.backbone))
     backbone = "-".join(name.rpartition("/")[2] for name in names)
     return Path("runs") / f"{data}-{backbone}-{way}-{datetime.now():%Y%m%d-%H%M%S}"
