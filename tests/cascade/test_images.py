@@ -24,7 +24,7 @@ from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment, Resolved, resolve
 from zoo.finetune.run import finetune
 from zoo.nn.build import build_backbone
-from zoo.nn.chain import find_backbone
+from zoo.nn.composite import find_backbone
 from zoo.nn.preprocess import Preprocess
 from zoo.progress import Silent
 
