@@ -86,7 +86,7 @@ def test_where_backbones_join_is_measured_and_kept(chained: Path, environment: E
     stages = result["plan"]["freeze_stages"]
     assert 0 < stages < len(model.backbone.stages)
     assert record.backbone.startswith(f"{BOTH[0]}[:{stages}]")
-    whole = next(load_file(path) for path in (environment.cache / "chains").rglob("weights.safetensors"))
+    whole = next(load_file(path) for path in (environment.cache / "composites").rglob("weights.safetensors"))
     own = {name: value for name, value in model.backbone.state_dict().items() if int(name.split(".")[1]) < stages}
     assert own
     assert all(torch.equal(value, whole[name]) for name, value in own.items())
@@ -127,7 +127,7 @@ def test_a_run_goes_on_to_the_same_weights(
         (copy / name).unlink()
     shutil.rmtree(copy / "checkpoint")
     (copy / "checkpoint").mkdir()
-    shutil.rmtree(environment.cache / "chains")
+    shutil.rmtree(environment.cache / "composites")
     resume(copy, environment, Silent())
     first, second = (load_file(path / "weights.safetensors") for path in (chained, copy))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -206,7 +206,7 @@ def test_bad_input_is_refused(
 ) -> None:
     out = tmp_path / "run"
     for request, error, words in (
-        (replace(request_, weights="glyphs_v1"), UsageError, "for a chain of 2 backbones; give one for each"),
+        (replace(request_, weights="glyphs_v1"), UsageError, "for 2 backbones; give one for each"),
         (replace(request_, weights="glyphs_v1 -> gone.pth"), WeightsError, "no such weights file: gone.pth"),
         (replace(request_, weights=None, strategy="scratch"), UsageError, "chosen by their weights; give stages"),
         (
