@@ -94,8 +94,13 @@ def test_the_cascade_chapter(shared: Path, tmp_path: Path, zoo: Callable[..., An
         rings.rmdir()
     for line in "".join(_blocks("console", "Cascades")).splitlines():
         # There may be no network to fetch them from.
-        names = re.findall(r"torchvision/(\w+)", line)
-        files = [word for name in names for word in ("--weights", real_weights(shared, name))]
+        names = re.findall(r"--backbone (\S+)/(\w+)", line)
+        files = [
+            word
+            for plugin, name in names
+            for word in ("--weights", real_weights(shared, name) if plugin == "torchvision" else "leaves_v1")
+            if "torchvision" in line
+        ]
         # One epoch, so that it takes no longer than it must.
         short = ("--epochs", "1") if line.endswith("--cascade chain") else ()
         done = zoo(*line.removeprefix("$ zoo ").split(), *files, *short)
