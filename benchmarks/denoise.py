@@ -83,7 +83,7 @@ def _measure(arguments: argparse.Namespace, seed: int, folder: Path) -> dict[str
         randomness = torch.Generator().manual_seed(1000 * seed + strength)
         noisy = [_noisy(pixels, strength, randomness) for pixels in clean]
         training = [number for number, (name, _) in enumerate(pictures) if name.startswith("train/")]
-        radius = max(_RADII, key=lambda each: _blur_quality(noisy, clean, training[:_JUDGED], each))
+        radius = _best_radius(noisy, clean, random.Random(seed).sample(training, _JUDGED))
         _write(folder / f"noisy {strength}", pictures, noisy)
         _write(folder / f"blurred {strength}", pictures, [_blurred(pixels, radius) for pixels in noisy])
         quality[f"noise {strength}"] = {
@@ -140,6 +140,10 @@ def _noisy(pixels: NDArray[np.uint8], strength: int, randomness: torch.Generator
 
 def _blurred(pixels: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def _best_radius(noisy: Sequence[NDArray[np.uint8]], clean: Sequence[NDArray[np.uint8]], which: Sequence[int]) -> float:
+    return max(_RADII, key=lambda each: _blur_quality(noisy, clean, which, each))
 
 
 def _blur_quality(
