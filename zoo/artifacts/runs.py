@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import isfinite
@@ -243,3 +243,8 @@ class RunFolder:
         """Keeps only the lines up to optimiser step `step`: what came later is done again after a resume."""
         kept = [row for row in self.read_metrics() if row.get("step", 0) <= step]
         write_bytes(self._metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def all_known(values: Sequence[str | None]) -> str | None:
+    """The different ones that are known, in order: licences, say, of models that become one."""
+    return " and ".join(dict.fromkeys(value for value in values if value)) or None

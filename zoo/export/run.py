@@ -12,7 +12,7 @@ from typing import Any
 from zoo import __version__
 from zoo.artifacts.files import write_bytes
 from zoo.artifacts.manifest import METADATA_KEY, Golden, ModelManifest
-from zoo.artifacts.runs import ModelRecord, RunFolder
+from zoo.artifacts.runs import ModelRecord, RunFolder, all_known
 from zoo.catalogue import BackboneEntry, Catalogue
 from zoo.catalogue.composites import ARROW, separator, split
 from zoo.data.dataset import DataSet, Sample
@@ -88,8 +88,8 @@ def _manifest(
         input=asdict(finest.input),
         backbone=result["backbone"],
         weights=finest.weights,
-        weights_license=_all([record.weights_license for record in records]),
-        pretrained_on=_all([record.pretrained_on for record in records]),
+        weights_license=all_known([record.weights_license for record in records]),
+        pretrained_on=all_known([record.pretrained_on for record in records]),
         strategy=result["strategy"],
         run_weights_sha256=result["weights_sha256"],
         source_weights_sha256=finest.weights_sha256,
@@ -132,11 +132,6 @@ def _composite(record: ModelRecord) -> dict[str, Any] | None:
         "kind": "chain" if sign == ARROW else "fuse",
         "members": [{"backbone": name, "weights": weights} for name, weights in links],
     }
-
-
-def _all(values: Sequence[str | None]) -> str | None:
-    """The different ones that are known, in order."""
-    return " and ".join(dict.fromkeys(value for value in values if value)) or None
 
 
 def _golden(answering: Answering, height: int, width: int, seed: int) -> Golden:

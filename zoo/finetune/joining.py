@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from zoo.artifacts.files import folder_once, read_json, sha256_file, sha256_json, write_json
+from zoo.artifacts.runs import all_known
 from zoo.catalogue.composites import ARROW, PLUS, parse_chain, separator
 from zoo.data.dataset import DataSet
 from zoo.errors import RunError, UsageError
@@ -123,17 +124,12 @@ def _joined(
         head=parts[0].head,
         weights=weights,
         weights_name=_sign(entry).join(part.weights_name for part in parts),
-        weights_license=_all([part.weights_license for part in parts]),
-        pretrained_on=_all([part.pretrained_on for part in parts]),
+        weights_license=all_known([part.weights_license for part in parts]),
+        pretrained_on=all_known([part.pretrained_on for part in parts]),
         input=given,
         drop_stages=request.drop_stages,
         upstream_stages=entry.upstream_stages,
     )
-
-
-def _all(values: Sequence[str | None]) -> str | None:
-    """The different ones that are known, in order."""
-    return " and ".join(dict.fromkeys(value for value in values if value)) or None
 
 
 def _summary(entry: CompositeEntry, tried: Tried) -> str:
