@@ -86,7 +86,7 @@ def _bare_seconds(data: str, backbone: str, folder: Path) -> float:
     example = torch.zeros(2, 3, spec.height, spec.width)
     axes = {0: torch.export.Dim("batch")}
     model = folder / "backbone.onnx"
-    model.write_bytes(export_graph(module, example, inputs="images", outputs="x", axes=axes).SerializeToString())
+    model.write_bytes(export_graph(module, example, inputs="images", outputs=["x"], axes=axes).SerializeToString())
     listing = list_source(data, folder)
     files = [str(listing.root / file.file) for file in listing.files]
     command = [sys.executable, "-c", _BARE, str(model), str(spec.height), str(round(spec.height / spec.crop_fraction))]

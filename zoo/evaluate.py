@@ -18,6 +18,7 @@ from zoo.errors import DataError
 from zoo.metrics import classification_metrics
 from zoo.progress import Progress
 from zoo.runtime.model import OnnxModel
+from zoo.runtime.samples import predict_samples
 from zoo.runtime.session import Device
 from zoo.runtime.threads import available_threads
 
@@ -64,7 +65,7 @@ def evaluate(
         known, probabilities, seen = _by_run(target, samples, store, catalogue, device, threads, progress)
     else:
         known, seen = model.require_manifest("evaluate").labels, None
-        probabilities = _by_model(model, samples, store, progress)
+        probabilities = predict_samples(model, samples, store, progress)
     number = {name: label for label, name in enumerate(known)}
     unknown = sorted({dataset.classes[sample.label] for sample in samples} - set(number))
     if unknown:
@@ -79,16 +80,6 @@ def _only(dataset: DataSet, split: str) -> DataSet:
     if not chosen:
         raise DataError(f"no images in the {split} split: {dataset.source}; choose another --split")
     return replace(dataset, samples=chosen)
-
-
-def _by_model(model: OnnxModel, samples: tuple[Sample, ...], store: ImageStore, progress: Progress) -> NDArray[Any]:
-    found = []
-    with progress.task("predicting", len(samples)) as task:
-        for start in range(0, len(samples), _BATCH):
-            rows = samples[start : start + _BATCH]
-            found.append(model.probabilities([store.pixels(sample) for sample in rows], batch=_BATCH))
-            task.advance(len(rows))
-    return np.concatenate(found)
 
 
 def _by_run(

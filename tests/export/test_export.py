@@ -12,9 +12,10 @@ import pytest
 from helpers import SHAPES, draw
 
 from zoo.artifacts.runs import RunFolder
-from zoo.errors import ModelError, ParityError, RunError
+from zoo.errors import ModelError, ParityError, RunError, UsageError
 from zoo.export import parity
 from zoo.export import run as export_run
+from zoo.export.outputs import Outputs
 from zoo.export.run import export
 from zoo.finetune.resolve import Environment
 from zoo.progress import Silent
@@ -59,6 +60,30 @@ def test_golden_answers(model: Path) -> None:
     for golden in loaded.require_manifest("test").golden:
         answer = loaded.probabilities([golden_image(golden.height, golden.width, golden.seed)])[0]
         assert np.allclose(answer, golden.probabilities, atol=1e-4)
+
+
+def test_outputs_beside_probabilities(run: Path, environment: Environment, tmp_path: Path) -> None:
+    path = tmp_path / "more.onnx"
+    wanted = Outputs.parse("probabilities,label,top2,embedding")
+    export(run, path, catalogue=environment.catalogue, progress=Silent(), outputs=wanted)
+    onnx.checker.check_model(onnx.load(path))
+    model = OnnxModel(path, device="cpu")
+    shapes = {tensor.name: tensor.shape for tensor in model.outputs}
+    assert list(shapes) == ["probabilities", "embedding", "label", "top_probabilities", "top_labels"]
+    images = np.stack([draw(shape, 5) for shape in SHAPES])
+    probabilities, embedding, label, best, numbers = model.run({"image": images})
+    assert embedding.shape == (3, shapes["embedding"][1])
+    assert (label == probabilities.argmax(1)).all()
+    assert (numbers == np.argsort(-probabilities)[:, :2]).all()
+    assert (best == -np.sort(-probabilities)[:, :2]).all()
+    for text, words in (("labels", "unknown output: 'labels'"), ("top4", "top4: there are 3 classes")):
+        with pytest.raises(UsageError, match=words):
+            export(run, path, catalogue=environment.catalogue, progress=Silent(), outputs=Outputs.parse(text))
+
+
+def test_an_export_is_the_same_file_each_time(model: Path, run: Path, environment: Environment, tmp_path: Path) -> None:
+    export(run, tmp_path / "again.onnx", catalogue=environment.catalogue, progress=Silent())
+    assert (tmp_path / "again.onnx").read_bytes() == model.read_bytes()
 
 
 def test_a_model_that_answers_otherwise_is_refused(

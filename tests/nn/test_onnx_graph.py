@@ -27,7 +27,7 @@ def test_attention_is_exported(module: nn.Module, tmp_path: Path) -> None:
     attention = nn.functional.scaled_dot_product_attention
     images = torch.randn(3, 3, 32, 32)
     axes = {0: torch.export.Dim("batch")}
-    proto = export_graph(module.eval(), images[:2], inputs="images", outputs="logits", axes=axes)
+    proto = export_graph(module.eval(), images[:2], inputs="images", outputs=["logits"], axes=axes)
     assert nn.functional.scaled_dot_product_attention is attention
     path = tmp_path / "attention.onnx"
     path.write_bytes(proto.SerializeToString())

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from helpers import SHAPES, draw
 
+from zoo.artifacts.seal import ONNX_KEY, UNSEALED, seal
 from zoo.data.images import decode_image
 from zoo.predict import predict
 
@@ -220,14 +221,17 @@ def test_many_clients_at_once(url: str, model: Path) -> None:
     assert np.allclose([answers[row] for row in range(len(images))], expected, atol=1e-6)
 
 
-def test_a_damaged_model_is_not_served(model: Path, tmp_path: Path, zoo_process: Callable[..., Any]) -> None:
+def test_a_model_that_answers_otherwise_is_not_served(
+    model: Path, tmp_path: Path, zoo_process: Callable[..., Any]
+) -> None:
     import onnx
 
     proto = onnx.load(model)
     weight = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
     weight.raw_data = (np.frombuffer(weight.raw_data, np.float32) * np.float32(1.3)).tobytes()
-    onnx.save(proto, tmp_path / "damaged.onnx")
-    done = zoo_process("serve", tmp_path / "damaged.onnx", "--port", "0")
+    next(prop for prop in proto.metadata_props if prop.key == ONNX_KEY).value = UNSEALED
+    (tmp_path / "other.onnx").write_bytes(seal(proto.SerializeToString()))
+    done = zoo_process("serve", tmp_path / "other.onnx", "--port", "0")
     assert done.returncode == 8
     assert "does not give the answers its manifest expects" in done.stderr
 

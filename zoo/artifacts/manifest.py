@@ -9,11 +9,14 @@ from typing import Any
 
 from zoo.errors import ModelError
 
-SCHEMA = 1
+SCHEMA = 2
+_SEALED_SINCE = 2
 METADATA_KEY = "zoo"
 
 INPUT = "image"
 OUTPUT = "probabilities"
+LABEL, TOP_LABELS, TOP_PROBABILITIES, EMBEDDING = "label", "top_labels", "top_probabilities", "embedding"
+"""Outputs that a model may have beside its probabilities, see `zoo.export.outputs.Outputs`."""
 EXIT = "exit"
 """Of a gated cascade: the number of the member that answered, int64 [N]."""
 
@@ -42,30 +45,46 @@ class ModelManifest:
     pretrained_on: str | None
     strategy: str
     run_weights_sha256: str
+    run_sha256: str | None = None
+    """A digest of the records of the run that the model was exported from."""
     source_weights_sha256: str | None
     data_fingerprint: str
     seed: int = 0
     """That of the training: it splits data that has no test images of its own."""
+    images: Mapping[str, int] | None = None
+    """How many images the data set had in each split."""
     metrics: Mapping[str, float | None]
+    intervals95: Mapping[str, tuple[float, float]] | None = None
+    """Of metrics that are shares of images: between what values chance leaves them."""
     parity: Mapping[str, Any]
     golden: tuple[Golden, ...]
     versions: Mapping[str, str]
+    precision: str = "fp32"
+    variants: tuple[Mapping[str, Any], ...] = ()
+    """What was measured of other precisions, and why each was kept or not."""
     cascade: Mapping[str, Any] | None = None
     """Of a cascade: its kind, when it stops, and what its members are."""
 
+    schema: int = SCHEMA
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the file that holds this manifest also holds a digest of itself."""
+        return self.schema >= _SEALED_SINCE
+
     def to_json(self) -> str:
         """The manifest as the text that goes into the model."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, ensure_ascii=False)
+        return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> ModelManifest:
         """The manifest in `text`. Raises ModelError where it is damaged or of a newer schema."""
         try:
             value = json.loads(text)
-            schema = value.pop("schema")
-            if schema > SCHEMA:
-                raise ModelError(f"manifest of a newer Zoo: schema {schema}, known {SCHEMA}; update Zoo")
+            if value["schema"] > SCHEMA:
+                raise ModelError(f"manifest of a newer Zoo: schema {value['schema']}, known {SCHEMA}; update Zoo")
             value["labels"] = tuple(value["labels"])
+            value["variants"] = tuple(value.get("variants", ()))
             value["golden"] = tuple(
                 Golden(**{**golden, "probabilities": tuple(golden["probabilities"])}) for golden in value["golden"]
             )

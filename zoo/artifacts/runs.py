@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.artifacts.files import folder_once, read_json, write_atomically, write_bytes, write_json
+from zoo.artifacts.files import folder_once, read_json, sha256_json, write_atomically, write_bytes, write_json
 from zoo.errors import RunError
 from zoo.specs import ImageInput
 
@@ -126,6 +126,11 @@ class RunFolder:
     def is_complete(self) -> bool:
         """Whether the run finished: its result is there."""
         return (self.path / "result.json").is_file()
+
+    @property
+    def digest(self) -> str:
+        """A sha256 of what was asked, of the data, and of what came out, with the digest of the weights."""
+        return sha256_json({name: self.read(name) for name in ("request", "dataset", "result")})
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
         """Writes the record `name` (`request`, `dataset`, `environment`, `result`) atomically."""

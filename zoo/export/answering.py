@@ -31,13 +31,19 @@ class Answering:
         Raises ParityError where the gate would have stopped one of them elsewhere.
         """
         with torch.inference_mode():
-            found = [model(torch.from_numpy(images)).numpy() for model in self._models]
+            found = [model(torch.from_numpy(images))[0].numpy() for model in self._models]
         if self._cascade is None:
             alone: Probabilities = softmax(found[0], 1)
             return alone
         if exits is None or not isinstance(self._cascade, Gate):
             return self._cascade.combine(found)[0]
         return _along(self._cascade, softmax(np.stack(found), 2), exits)
+
+    def embedding(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What the head of a model [N, D] sees of uint8 images [N, H, W, 3]; of a cascade, that of the last member."""
+        with torch.inference_mode():
+            found: NDArray[np.float32] = self._models[-1](torch.from_numpy(images))[1].numpy()
+        return found
 
 
 def _along(gate: Gate, probabilities: Probabilities, exits: NDArray[np.int64]) -> Probabilities:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from zoo.artifacts.manifest import EMBEDDING, EXIT, INPUT, OUTPUT
 from zoo.data.images import decode_image
 from zoo.errors import ParityError
 from zoo.export.answering import Answering
@@ -39,26 +41,35 @@ def measure_parity(answering: Answering, exported: Path, jpegs: Sequence[bytes],
     """The largest difference in probabilities between the model in torch and the file in ONNX Runtime on the CPU.
 
     Both decode the same JPEG bytes; compared at batch sizes 1, 2, 3 and 8, every image being in one batch of each
-    size at least (the images of a batch are cut to their common size). Raises ParityError beyond `TOLERANCE`.
+    size at least (the images of a batch are cut to their common size). The difference in an embedding, where the model
+    gives one, counts relative to its largest value. Raises ParityError beyond `TOLERANCE`.
     """
     session = open_session(exported, device="cpu", threads=threads)
+    names = [output.name for output in session.get_outputs() if output.name in (OUTPUT, EMBEDDING, EXIT)]
     images = [decode_image(jpeg) for jpeg in jpegs]
     worst = 0.0
     for size in BATCHES:
         for start in range(0, len(images), size):
             group = [images[(start + offset) % len(images)] for offset in range(size)]
             batch = _common(group)
-            theirs, *exits = session.run(None, {session.get_inputs()[0].name: batch})
-            ours = answering(batch, *exits)
-            if theirs.shape != ours.shape or not np.isfinite(theirs).all():
-                raise ParityError(f"exported model gives {theirs.shape} at batch {size}, expected {ours.shape}")
-            worst = max(worst, float(np.abs(ours - theirs).max()))
+            theirs = dict(zip(names, session.run(names, {INPUT: batch}), strict=True))
+            ours = {OUTPUT: answering(batch, theirs.get(EXIT))}
+            if EMBEDDING in theirs:
+                ours[EMBEDDING] = answering.embedding(batch)
+            for name, expected in ours.items():
+                worst = max(worst, _difference(expected, theirs[name], name, relative=name == EMBEDDING))
     if worst > TOLERANCE:
         raise ParityError(
-            f"exported model differs from the trained one by {worst:.2e} in probabilities, allowed {TOLERANCE:.0e}; "
+            f"exported model differs from the trained one by {worst:.2e} in its answers, allowed {TOLERANCE:.0e}; "
             "nothing was written"
         )
     return worst
+
+
+def _difference(ours: NDArray[Any], theirs: NDArray[Any], name: str, *, relative: bool) -> float:
+    if theirs.shape != ours.shape or not np.isfinite(theirs).all():
+        raise ParityError(f"exported model gives {name} of {theirs.shape}, expected {ours.shape}; nothing was written")
+    return float(np.abs(ours - theirs).max() / (np.abs(ours).max() if relative else 1))
 
 
 def _common(group: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from zoo import __version__
+import onnx
+
 from zoo.artifacts.files import write_bytes
-from zoo.artifacts.manifest import METADATA_KEY, Golden, ModelManifest
-from zoo.artifacts.runs import ModelRecord, RunFolder, all_known
+from zoo.artifacts.manifest import INPUT, METADATA_KEY, OUTPUT, Golden
+from zoo.artifacts.runs import ModelRecord, RunFolder
+from zoo.artifacts.seal import seal
 from zoo.catalogue import BackboneEntry, Catalogue
-from zoo.catalogue.composites import ARROW, separator, split
 from zoo.data.dataset import DataSet, Sample
-from zoo.errors import ModelError
+from zoo.errors import ModelError, UsageError
 from zoo.export.answering import Answering
+from zoo.export.describe import describe
 from zoo.export.graph import attach_manifest, to_onnx
+from zoo.export.outputs import Outputs, add_outputs
 from zoo.export.parity import BATCHES, as_jpegs, measure_parity, synthetic_jpegs
 from zoo.export.stitch import stitch
-from zoo.nn.cascade import Cascade, Gate, load_cascade, load_members
+from zoo.nn.cascade import Cascade, load_cascade, load_members
 from zoo.nn.composite import find_backbone
 from zoo.nn.engine import make_fabric
+from zoo.nn.model import TransferModel
 from zoo.progress import Progress
 from zoo.runtime.golden import golden_image
+from zoo.runtime.session import open_session
 from zoo.runtime.threads import available_threads
 
 _PARITY_IMAGES = 8
@@ -34,37 +37,34 @@ _MAX_BYTES = 2**31 - 1
 """What protobuf can hold in one file."""
 
 
-def export(run_path: Path, out: Path, *, catalogue: Catalogue, progress: Progress) -> dict[str, Any]:
+def export(
+    run_path: Path, out: Path, *, catalogue: Catalogue, progress: Progress, outputs: Outputs | None = None
+) -> dict[str, Any]:
     """Writes the model of a finished run to `out` and gives path, size and measured parity.
 
     Nothing is written unless parity holds. Raises RunError for an unfinished run, ParityError where the exported
-    model answers differently, ModelError where it cannot be exported or `out` is not a Zoo model.
+    model answers differently, ModelError where it cannot be exported or `out` is not a Zoo model, UsageError for
+    outputs that it cannot have.
     """
     run = RunFolder.open_complete(run_path)
     _check_target(out)
     make_fabric("cpu", available_threads())
     cascade, members = load_cascade(run), load_members(run, catalogue)
     models, records = [model for model, _ in members], [record for _, record in members]
-    answering = Answering(models, cascade)
-    with progress.task("exporting", 3) as task:
-        result, data = run.read("result"), DataSet.from_json(run.read("dataset"))
+    with tempfile.TemporaryDirectory() as folder, progress.task("exporting", 3) as task:
         task.advance(1, "to ONNX")
-        if cascade:
-            proto = stitch(models, cascade)
-        else:
-            backbone = find_backbone(catalogue, records[0].backbone)
-            member_of = None if isinstance(backbone, BackboneEntry) else backbone.member_of
-            proto = to_onnx(models[0], member_of=member_of)
+        proto = _to_onnx(models, records, cascade, catalogue, outputs or Outputs())
+        candidate = Path(folder) / "model.onnx"
+        candidate.write_bytes(_serialise(proto))
         task.advance(1, "parity")
+        data = DataSet.from_json(run.read("dataset"))
         jpegs = synthetic_jpegs() + as_jpegs([data.path(sample) for sample in _parity_samples(data)])
-        with tempfile.TemporaryDirectory() as folder:
-            candidate = Path(folder) / "model.onnx"
-            candidate.write_bytes(_serialise(proto.SerializeToString, proto.ByteSize()))
-            worst = measure_parity(answering, candidate, jpegs, threads=available_threads())
+        worst = measure_parity(Answering(models, cascade), candidate, jpegs, threads=available_threads())
+        golden = _golden(candidate)
         task.advance()
     parity = {"max_abs": worst, "batches": list(BATCHES), "images": len(jpegs)}
-    attach_manifest(proto, _manifest(run, answering, records, cascade, result, data, parity))
-    content = _serialise(proto.SerializeToString, proto.ByteSize())
+    attach_manifest(proto, describe(run, records, cascade, parity=parity, golden=golden))
+    content = seal(_serialise(proto))
     try:
         write_bytes(out, content)
     except OSError as error:
@@ -72,71 +72,34 @@ def export(run_path: Path, out: Path, *, catalogue: Catalogue, progress: Progres
     return {"model": str(out), "precision": "fp32", "bytes": len(content), "parity": parity}
 
 
-def _manifest(
-    run: RunFolder,
-    answering: Answering,
+def _to_onnx(
+    models: Sequence[TransferModel],
     records: Sequence[ModelRecord],
     cascade: Cascade | None,
-    result: dict[str, Any],
-    data: DataSet,
-    parity: dict[str, Any],
-) -> ModelManifest:
-    finest = max(records, key=lambda record: record.input.height * record.input.width)
-    return ModelManifest(
-        task="classification",
-        labels=records[-1].classes,
-        input=asdict(finest.input),
-        backbone=result["backbone"],
-        weights=finest.weights,
-        weights_license=all_known([record.weights_license for record in records]),
-        pretrained_on=all_known([record.pretrained_on for record in records]),
-        strategy=result["strategy"],
-        run_weights_sha256=result["weights_sha256"],
-        source_weights_sha256=finest.weights_sha256,
-        data_fingerprint=data.fingerprint,
-        seed=run.read("request")["request"]["seed"],
-        metrics={name: result[name] for name in ("val_accuracy", "test_accuracy")},
-        parity=parity,
-        golden=tuple(_golden(answering, height, width, seed) for seed, (height, width) in enumerate(_GOLDEN_SIZES)),
-        versions={"zoo": __version__, **{name: version(name) for name in ("torch", "onnx", "onnxscript")}},
-        cascade=_cascade(cascade, records, result) if cascade else _composite(records[0]),
-    )
+    catalogue: Catalogue,
+    outputs: Outputs,
+) -> onnx.ModelProto:
+    """The graph of a model or of the members of a cascade."""
+    if cascade:
+        if outputs.embedding:
+            raise UsageError("output embedding: each member of a cascade has its own; leave it out")
+        proto = stitch(models, cascade)
+    else:
+        backbone = find_backbone(catalogue, records[0].backbone)
+        member_of = None if isinstance(backbone, BackboneEntry) else backbone.member_of
+        proto = to_onnx(models[0], embedding=outputs.embedding, member_of=member_of)
+    add_outputs(proto, outputs)
+    return proto
 
 
-def _cascade(cascade: Cascade, records: Sequence[ModelRecord], result: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest says of a cascade: its members and, of a gate, how many images stopped at each while the
-    threshold was chosen, to compare with later."""
-    members: list[dict[str, Any]] = [
-        {
-            "backbone": record.backbone,
-            "weights": record.weights,
-            "weights_sha256": record.weights_sha256,
-            "weights_license": record.weights_license,
-            "input": asdict(record.input),
-        }
-        for record in records
-    ]
-    if isinstance(cascade, Gate):
-        for member, rate in zip(members, result["val_exits"], strict=True):
-            member["exit_rate"] = rate
-    return {**cascade.to_json(), "members": members}
-
-
-def _composite(record: ModelRecord) -> dict[str, Any] | None:
-    """What the manifest says of several backbones that were trained as one; None of a single one."""
-    sign = separator(record.backbone)
-    if sign is None:
-        return None
-    links = zip(split(record.backbone), split(record.weights), strict=True)
-    return {
-        "kind": "chain" if sign == ARROW else "fuse",
-        "members": [{"backbone": name, "weights": weights} for name, weights in links],
-    }
-
-
-def _golden(answering: Answering, height: int, width: int, seed: int) -> Golden:
-    probabilities = answering(golden_image(height, width, seed)[None])[0].tolist()
-    return Golden(height=height, width=width, seed=seed, probabilities=tuple(probabilities))
+def _golden(model: Path) -> tuple[Golden, ...]:
+    """What the model itself answers here, on the CPU, to images given by formula."""
+    session = open_session(model, device="cpu")
+    found = []
+    for seed, (height, width) in enumerate(_GOLDEN_SIZES):
+        [probabilities] = session.run([OUTPUT], {INPUT: golden_image(height, width, seed)[None]})[0].tolist()
+        found.append(Golden(height=height, width=width, seed=seed, probabilities=tuple(probabilities)))
+    return tuple(found)
 
 
 def _parity_samples(data: DataSet) -> list[Sample]:
@@ -148,8 +111,6 @@ def _parity_samples(data: DataSet) -> list[Sample]:
 
 def _check_target(out: Path) -> None:
     """Refuses to overwrite what Zoo did not write."""
-    import onnx
-
     if not out.parent.is_dir():
         raise ModelError(f"no such folder: {out.parent}; make it first")
     if not out.exists():
@@ -162,10 +123,11 @@ def _check_target(out: Path) -> None:
         raise ModelError(f"file already there and not a Zoo model: {out}; choose another -o")
 
 
-def _serialise(serialise: Any, size: int) -> bytes:
+def _serialise(proto: onnx.ModelProto) -> bytes:
+    size = proto.ByteSize()
     if size > _MAX_BYTES:
         raise ModelError(
             f"model too large for one file: {size:,} bytes, at most {_MAX_BYTES:,}; use a smaller backbone"
         )
-    content: bytes = serialise()
+    content: bytes = proto.SerializeToString()
     return content

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ IR_VERSION = 10
 
 
 def export_graph(
-    module: nn.Module, example: Tensor, *, inputs: str, outputs: str, axes: dict[int, Any] | None = None
+    module: nn.Module, example: Tensor, *, inputs: str, outputs: Sequence[str], axes: dict[int, Any] | None = None
 ) -> onnx.ModelProto:
-    """The graph of a module with one input tensor and one output tensor, everything in one file.
+    """The graph of a module with one input tensor, everything in one file.
 
     `axes` are the dynamic axes of the input, by number. Raises ModelError where the exporter cannot handle the module.
     """
@@ -40,7 +40,7 @@ def export_graph(
                 (example,),
                 dynamo=True,
                 input_names=[inputs],
-                output_names=[outputs],
+                output_names=outputs,
                 dynamic_shapes=(axes,) if axes else None,
                 opset_version=OPSET,
                 external_data=False,
@@ -92,4 +92,4 @@ def write_traced(module: nn.Module, example: Tensor, path: Path, *, inputs: str,
                 module.eval(), (example,), path, dynamo=False, input_names=[inputs], output_names=[outputs]
             )
     except Exception:
-        path.write_bytes(export_graph(module, example, inputs=inputs, outputs=outputs).SerializeToString())
+        path.write_bytes(export_graph(module, example, inputs=inputs, outputs=[outputs]).SerializeToString())

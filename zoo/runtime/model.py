@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.artifacts.manifest import INPUT, METADATA_KEY, OUTPUT, ModelManifest
+from zoo.artifacts.seal import check_seal
 from zoo.errors import ModelError
 from zoo.runtime.session import Device, open_session
 
@@ -32,11 +33,15 @@ class OnnxModel:
     def __init__(self, path: Path, *, device: Device = "auto", threads: int | None = None) -> None:
         self.path = path
         self.name = path.stem
+        sealed = path.is_file() and check_seal(path)
         self.session = open_session(path, device=device, threads=threads)
         self.inputs = [_info(value) for value in self.session.get_inputs()]
         self.outputs = [_info(value) for value in self.session.get_outputs()]
         manifest = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.manifest = ModelManifest.from_json(manifest) if manifest is not None else None
+        if sealed != (self.manifest is not None and self.manifest.is_sealed):
+            lost = "manifest" if sealed else "digest of its content"
+            raise ModelError(f"file is damaged: {path} (it has lost its {lost}); fetch or export it again")
 
     @property
     def provider(self) -> str:

@@ -136,7 +136,7 @@ def exports(spec: BackboneSpec, backbone: Backbone, images: Tensor) -> Iterator[
     from zoo.runtime.session import open_session
 
     axes = {0: torch.export.Dim("batch")}
-    proto = export_graph(backbone, images[:2], inputs="images", outputs="embedding", axes=axes)
+    proto = export_graph(backbone, images[:2], inputs="images", outputs=["embedding"], axes=axes)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "backbone.onnx"
         path.write_bytes(proto.SerializeToString())

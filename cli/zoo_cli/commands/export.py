@@ -22,11 +22,16 @@ def _export(
     out: Output,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
     target: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file to write.")] = Path("model.onnx"),
+    outputs: Annotated[
+        str, typer.Option(help="What it gives, any of: probabilities (always), label, topK such as top5, embedding.")
+    ] = "probabilities",
 ) -> None:
     """Export a run as one ONNX file: image pixels in, probabilities out, verified against the trained model."""
+    from zoo.export.outputs import Outputs
     from zoo.export.run import export
 
-    result = export(run, target, catalogue=catalogue(), progress=out.progress)
+    wanted = Outputs.parse(outputs)
+    result = export(run, target, catalogue=catalogue(), progress=out.progress, outputs=wanted)
 
     def words() -> None:
         parity = result["parity"]

@@ -1,0 +1,29 @@
+"""A loaded model over the images of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.data.dataset import Sample
+from zoo.data.store import ImageStore
+from zoo.progress import Progress
+from zoo.runtime.model import OnnxModel
+
+_BATCH = 32
+
+
+def predict_samples(
+    model: OnnxModel, samples: Sequence[Sample], store: ImageStore, progress: Progress
+) -> NDArray[np.float32]:
+    """Probabilities [N, C] of samples, in their order."""
+    found: list[NDArray[Any]] = []
+    with progress.task("predicting", len(samples)) as task:
+        for start in range(0, len(samples), _BATCH):
+            rows = samples[start : start + _BATCH]
+            found.append(model.probabilities([store.pixels(sample) for sample in rows], batch=_BATCH))
+            task.advance(len(rows))
+    return np.concatenate(found)
