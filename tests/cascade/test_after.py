@@ -30,7 +30,7 @@ from zoo.errors import DataError, PluginError, RunError, UsageError, WeightsErro
 from zoo.evaluate import evaluate
 from zoo.export.answering import Answering
 from zoo.export.run import export
-from zoo.export.stitch import stitch
+from zoo.export.stitch import export_members, stitch
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
 from zoo.finetune.run import finetune
@@ -231,7 +231,7 @@ def test_parity(
     members = [load_members(RunFolder.open_complete(run), environment.catalogue)[-1] for run in runs]
     models, chain = [model for model, _ in members], _chain(*(len(record.classes) for _, record in members))
     path = tmp_path / "fine.onnx"
-    path.write_bytes(stitch(models, chain).SerializeToString())
+    path.write_bytes(stitch(export_members(models, chain), chain).SerializeToString())
     model, answering = OnnxModel(path, device="cpu", threads=1), Answering(models, chain)
     images = np.stack([decode_image(file) for file in _digits(environment, "test", 7)[:33]])
     for batch in (1, 2, 3, 8, 33):

@@ -23,7 +23,7 @@ from zoo.errors import DataError, UsageError, WeightsError
 from zoo.evaluate import evaluate
 from zoo.export.answering import Answering
 from zoo.export.run import export
-from zoo.export.stitch import stitch
+from zoo.export.stitch import export_members, stitch
 from zoo.finetune.joining import join_backbones
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment, resolve
@@ -98,7 +98,7 @@ def test_run_and_model_are_evaluated_alike(fused: Path, environment: Environment
 def test_parity(average: bool, fused: Path, environment: Environment, tmp_path: Path) -> None:
     models = [model for model, _ in load_members(RunFolder.open_complete(fused), environment.catalogue)]
     fusion, path = Fusion(average=average), tmp_path / "both.onnx"
-    path.write_bytes(stitch(models, fusion).SerializeToString())
+    path.write_bytes(stitch(export_members(models, fusion), fusion).SerializeToString())
     model, answering = OnnxModel(path, device="cpu"), Answering(models, fusion)
     folder = next(environment.cache.rglob("test"))
     images = np.stack([decode_image(file) for file in sorted(folder.rglob("*.png"))[::7][:33]])

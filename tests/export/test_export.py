@@ -15,8 +15,8 @@ from zoo.artifacts.runs import RunFolder
 from zoo.errors import ModelError, ParityError, RunError, UsageError
 from zoo.export import parity
 from zoo.export import run as export_run
-from zoo.export.outputs import Outputs
-from zoo.export.run import export
+from zoo.export.outputs import Outputs, add_outputs
+from zoo.export.run import ExportOptions, export
 from zoo.finetune.resolve import Environment
 from zoo.progress import Silent
 from zoo.runtime.golden import golden_image
@@ -65,7 +65,7 @@ def test_golden_answers(model: Path) -> None:
 def test_outputs_beside_probabilities(run: Path, environment: Environment, tmp_path: Path) -> None:
     path = tmp_path / "more.onnx"
     wanted = Outputs.parse("probabilities,label,top2,embedding")
-    export(run, path, catalogue=environment.catalogue, progress=Silent(), outputs=wanted)
+    export(run, path, catalogue=environment.catalogue, progress=Silent(), options=ExportOptions(outputs=wanted))
     onnx.checker.check_model(onnx.load(path))
     model = OnnxModel(path, device="cpu")
     shapes = {tensor.name: tensor.shape for tensor in model.outputs}
@@ -78,7 +78,7 @@ def test_outputs_beside_probabilities(run: Path, environment: Environment, tmp_p
     assert (best == -np.sort(-probabilities)[:, :2]).all()
     for text, words in (("labels", "unknown output: 'labels'"), ("top4", "top4: there are 3 classes")):
         with pytest.raises(UsageError, match=words):
-            export(run, path, catalogue=environment.catalogue, progress=Silent(), outputs=Outputs.parse(text))
+            add_outputs(onnx.load(path), Outputs.parse(text))
 
 
 def test_an_export_is_the_same_file_each_time(model: Path, run: Path, environment: Environment, tmp_path: Path) -> None:

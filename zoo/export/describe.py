@@ -23,6 +23,8 @@ def describe(
     *,
     parity: Mapping[str, Any],
     golden: tuple[Golden, ...],
+    precision: str,
+    variants: Sequence[Mapping[str, Any]],
 ) -> ModelManifest:
     """The manifest of a model made of one record, or of those of the members of a cascade."""
     result, data = run.read("result"), DataSet.from_json(run.read("dataset"))
@@ -52,6 +54,8 @@ def describe(
         parity=parity,
         golden=golden,
         versions={"zoo": __version__, **{name: version(name) for name in ("torch", "onnx", "onnxscript")}},
+        precision=precision,
+        variants=tuple(variants),
         cascade=_cascade(cascade, records, result) if cascade else _composite(records[0]),
     )
 

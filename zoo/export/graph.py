@@ -59,7 +59,7 @@ def to_onnx(
         del proto.graph.output[1:]
     simplify(proto)
     _name_parts(proto, member_of)
-    _strip(proto)
+    strip(proto)
     proto.producer_name, proto.producer_version = "zoo", ""
     return proto
 
@@ -94,7 +94,7 @@ def _name_parts(proto: onnx.ModelProto, member_of: MemberOf | None) -> None:
         node.output[:] = [renamed.get(name, name) for name in node.output]
 
 
-def _strip(proto: onnx.ModelProto) -> None:
+def strip(proto: onnx.ModelProto) -> None:
     """Takes out what the exporter notes about the machine: stack traces with absolute paths, doc strings.
 
     `value_info` goes too: it lists initialisers, which later stops ONNX Runtime's quantiser.

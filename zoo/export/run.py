@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,20 @@ from zoo.data.dataset import DataSet, Sample
 from zoo.errors import ModelError, UsageError
 from zoo.export.answering import Answering
 from zoo.export.describe import describe
+from zoo.export.evidence import gather_evidence
 from zoo.export.graph import attach_manifest, to_onnx
+from zoo.export.judge import Conditions, Variant
 from zoo.export.outputs import Outputs, add_outputs
 from zoo.export.parity import BATCHES, as_jpegs, measure_parity, synthetic_jpegs
-from zoo.export.stitch import stitch
-from zoo.nn.cascade import Cascade, load_cascade, load_members
+from zoo.export.stitch import export_members, stitch
+from zoo.export.variants import Precision, choose_variant
+from zoo.nn.cascade import load_cascade, load_members
 from zoo.nn.composite import find_backbone
 from zoo.nn.engine import make_fabric
 from zoo.nn.model import TransferModel
 from zoo.progress import Progress
 from zoo.runtime.golden import golden_image
-from zoo.runtime.session import open_session
+from zoo.runtime.session import Device, open_session
 from zoo.runtime.threads import available_threads
 
 _PARITY_IMAGES = 8
@@ -37,59 +42,98 @@ _MAX_BYTES = 2**31 - 1
 """What protobuf can hold in one file."""
 
 
-def export(
-    run_path: Path, out: Path, *, catalogue: Catalogue, progress: Progress, outputs: Outputs | None = None
-) -> dict[str, Any]:
-    """Writes the model of a finished run to `out` and gives path, size and measured parity.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """As what a run is exported."""
 
-    Nothing is written unless parity holds. Raises RunError for an unfinished run, ParityError where the exported
-    model answers differently, ModelError where it cannot be exported or `out` is not a Zoo model, UsageError for
-    outputs that it cannot have.
+    outputs: Outputs = field(default_factory=Outputs)
+    precision: Precision = "fp32"
+    max_loss: float = 0.005
+    """The largest share of right answers that another precision may lose."""
+    device: Device = "auto"
+    """Where another precision must be faster."""
+    threads: int | None = None
+
+
+def export(
+    run_path: Path,
+    out: Path,
+    *,
+    catalogue: Catalogue,
+    progress: Progress,
+    options: ExportOptions | None = None,
+    data: DataSet | None = None,
+) -> dict[str, Any]:
+    """Writes the model of a finished run to `out` and gives path, size, measured parity, and what was tried.
+
+    Nothing is written unless parity holds. Another precision is made and judged with the images of `data`, by default
+    those of the run, and only kept where it is worth it. Raises RunError for an unfinished run, ParityError where the
+    exported model answers differently, ModelError where it cannot be exported or `out` is not a Zoo model, UsageError
+    for outputs that it cannot have, DataError where images are missing that another precision needs.
     """
+    options = options or ExportOptions()
+    threads = options.threads or available_threads()
     run = RunFolder.open_complete(run_path)
     _check_target(out)
-    make_fabric("cpu", available_threads())
+    make_fabric("cpu", threads)
     cascade, members = load_cascade(run), load_members(run, catalogue)
     models, records = [model for model, _ in members], [record for _, record in members]
-    with tempfile.TemporaryDirectory() as folder, progress.task("exporting", 3) as task:
-        task.advance(1, "to ONNX")
-        proto = _to_onnx(models, records, cascade, catalogue, outputs or Outputs())
+    if cascade and options.outputs.embedding:
+        raise UsageError("output embedding: each member of a cascade has its own; leave it out")
+    of_training = DataSet.from_json(run.read("dataset"))
+    evidence = None
+    if options.precision != "fp32":
+        side = max(max(record.input.height, record.input.width) for record in records)
+        evidence = gather_evidence(data or of_training, records[-1].classes, side=side)
+
+    def assemble(parts: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
+        whole = stitch(parts, cascade) if cascade else copy.deepcopy(parts[0])
+        add_outputs(whole, options.outputs)
+        return whole
+
+    with tempfile.TemporaryDirectory() as folder:
         candidate = Path(folder) / "model.onnx"
-        candidate.write_bytes(_serialise(proto))
-        task.advance(1, "parity")
-        data = DataSet.from_json(run.read("dataset"))
-        jpegs = synthetic_jpegs() + as_jpegs([data.path(sample) for sample in _parity_samples(data)])
-        worst = measure_parity(Answering(models, cascade), candidate, jpegs, threads=available_threads())
+        with progress.task("exporting", 2) as task:
+            if cascade:
+                parts = export_members(models, cascade)
+            else:
+                parts = [_export_one(models[0], records[0], catalogue, options.outputs)]
+            task.advance(1, "parity")
+            candidate.write_bytes(_serialise(assemble(parts)))
+            jpegs = synthetic_jpegs() + as_jpegs([of_training.path(sample) for sample in _parity_samples(of_training)])
+            worst = measure_parity(Answering(models, cascade), candidate, jpegs, threads=threads)
+            task.advance()
+        chosen, tried = Variant(proto=assemble(parts)), list[Variant]()
+        if evidence is not None:
+            conditions = Conditions(max_loss=options.max_loss, device=options.device, threads=threads)
+            chosen, tried = choose_variant(options.precision, parts, assemble, evidence, conditions, progress)
+            candidate.write_bytes(_serialise(chosen.proto))
         golden = _golden(candidate)
-        task.advance()
     parity = {"max_abs": worst, "batches": list(BATCHES), "images": len(jpegs)}
-    attach_manifest(proto, describe(run, records, cascade, parity=parity, golden=golden))
-    content = seal(_serialise(proto))
+    variants = [variant.to_json() for variant in tried]
+    manifest = describe(
+        run, records, cascade, parity=parity, golden=golden, precision=chosen.precision, variants=variants
+    )
+    attach_manifest(chosen.proto, manifest)
+    content = seal(_serialise(chosen.proto))
     try:
         write_bytes(out, content)
     except OSError as error:
         raise ModelError(f"cannot write the model: {out} ({error.strerror}); choose another -o") from None
-    return {"model": str(out), "precision": "fp32", "bytes": len(content), "parity": parity}
+    return {
+        "model": str(out),
+        "precision": chosen.precision,
+        "bytes": len(content),
+        "parity": parity,
+        "variants": variants,
+    }
 
 
-def _to_onnx(
-    models: Sequence[TransferModel],
-    records: Sequence[ModelRecord],
-    cascade: Cascade | None,
-    catalogue: Catalogue,
-    outputs: Outputs,
-) -> onnx.ModelProto:
-    """The graph of a model or of the members of a cascade."""
-    if cascade:
-        if outputs.embedding:
-            raise UsageError("output embedding: each member of a cascade has its own; leave it out")
-        proto = stitch(models, cascade)
-    else:
-        backbone = find_backbone(catalogue, records[0].backbone)
-        member_of = None if isinstance(backbone, BackboneEntry) else backbone.member_of
-        proto = to_onnx(models[0], embedding=outputs.embedding, member_of=member_of)
-    add_outputs(proto, outputs)
-    return proto
+def _export_one(model: TransferModel, record: ModelRecord, catalogue: Catalogue, outputs: Outputs) -> onnx.ModelProto:
+    """The graph of one model, whose nodes are named after the backbones that it may be joined of."""
+    backbone = find_backbone(catalogue, record.backbone)
+    member_of = None if isinstance(backbone, BackboneEntry) else backbone.member_of
+    return to_onnx(model, embedding=outputs.embedding, member_of=member_of)
 
 
 def _golden(model: Path) -> tuple[Golden, ...]:

@@ -24,13 +24,19 @@ from zoo.nn.cascade import After, Cascade, Fusion, Gate
 from zoo.nn.model import TransferModel
 
 
-def stitch(models: Sequence[TransferModel], cascade: Cascade) -> onnx.ModelProto:
-    """One model of the members of a cascade, image to probabilities; of a gate, also to the member that answered."""
+def export_members(models: Sequence[TransferModel], cascade: Cascade) -> list[onnx.ModelProto]:
+    """The members of a cascade, each as `stitch` takes it: image to probabilities, or to logits that are summed."""
+    logits = isinstance(cascade, After) or (isinstance(cascade, Fusion) and not cascade.average)
+    return [to_onnx(model, logits=logits) for model in models]
+
+
+def stitch(members: Sequence[onnx.ModelProto], cascade: Cascade) -> onnx.ModelProto:
+    """One model of exported members, image to probabilities; of a gate, also to the member that answered."""
     if isinstance(cascade, Gate):
-        return gated([to_onnx(model) for model in models], cascade)
+        return gated(members, cascade)
     if isinstance(cascade, After):
-        return succeeding([to_onnx(model, logits=True) for model in models], cascade)
-    return fused([to_onnx(model, logits=not cascade.average) for model in models], cascade)
+        return succeeding(members, cascade)
+    return fused(members, cascade)
 
 
 def fused(members: Sequence[onnx.ModelProto], fusion: Fusion) -> onnx.ModelProto:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.artifacts.manifest import OUTPUT
 from zoo.data.dataset import Sample
 from zoo.data.store import ImageStore
 from zoo.progress import Progress
@@ -24,6 +25,6 @@ def predict_samples(
     with progress.task("predicting", len(samples)) as task:
         for start in range(0, len(samples), _BATCH):
             rows = samples[start : start + _BATCH]
-            found.append(model.probabilities([store.pixels(sample) for sample in rows], batch=_BATCH))
+            found += model.of_images([store.pixels(sample) for sample in rows], [OUTPUT], _BATCH)
             task.advance(len(rows))
     return np.concatenate(found)
