@@ -25,6 +25,8 @@ from zoo_cli.commands import (
     report,
     serve,
     show,
+    sign,
+    verify,
     weights,
 )
 from zoo_cli.settings import add_registries
@@ -69,6 +71,8 @@ for module in (
     evaluate,
     report,
     export,
+    verify,
+    sign,
     predict,
     bench,
     serve,
