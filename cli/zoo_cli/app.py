@@ -13,6 +13,7 @@ import typer
 from zoo import __version__
 from zoo_cli.commands import (
     bench,
+    card,
     cascade,
     evaluate,
     export,
@@ -72,6 +73,7 @@ for module in (
     report,
     export,
     verify,
+    card,
     sign,
     predict,
     bench,

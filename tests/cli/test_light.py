@@ -22,6 +22,7 @@ HEAVY = (
     "tensorboard",
     "mlflow",
     "optuna",
+    "cyclonedx",
     "model_signing",
 )
 
@@ -52,7 +53,7 @@ def test_serving_works_where_torch_cannot_be_imported(model: Path, tmp_path: Pat
     code = (
         "import sys; from pathlib import Path; from zoo.serve import ServeRequest, load_models;"
         "from zoo.serving.app import make_app; from zoo.predict import predict; from zoo.bench import bench;"
-        "from zoo.verify import verify; from zoo.sign import sign;"
+        "from zoo.verify import verify; from zoo.sign import sign; from zoo.report.card import write_card;"
         "import zoo_cli.app;"
         f"make_app(load_models(ServeRequest(models=(Path({str(model)!r}),), device='cpu')));"
         "assert 'torch' not in sys.modules"
@@ -89,6 +90,7 @@ def test_every_command_explains_itself(zoo: Callable[..., subprocess.CompletedPr
         "report",
         "export",
         "verify",
+        "card",
         "sign",
         "predict",
         "bench",
