@@ -13,6 +13,7 @@ import typer
 from zoo import __version__
 from zoo_cli.commands import (
     bench,
+    card,
     cascade,
     evaluate,
     export,
@@ -25,6 +26,8 @@ from zoo_cli.commands import (
     report,
     serve,
     show,
+    sign,
+    verify,
     weights,
 )
 from zoo_cli.settings import add_registries
@@ -69,6 +72,9 @@ for module in (
     evaluate,
     report,
     export,
+    verify,
+    card,
+    sign,
     predict,
     bench,
     serve,

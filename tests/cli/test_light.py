@@ -22,6 +22,8 @@ HEAVY = (
     "tensorboard",
     "mlflow",
     "optuna",
+    "cyclonedx",
+    "model_signing",
 )
 
 
@@ -51,6 +53,7 @@ def test_serving_works_where_torch_cannot_be_imported(model: Path, tmp_path: Pat
     code = (
         "import sys; from pathlib import Path; from zoo.serve import ServeRequest, load_models;"
         "from zoo.serving.app import make_app; from zoo.predict import predict; from zoo.bench import bench;"
+        "from zoo.verify import verify; from zoo.sign import sign; from zoo.report.card import write_card;"
         "import zoo_cli.app;"
         f"make_app(load_models(ServeRequest(models=(Path({str(model)!r}),), device='cpu')));"
         "assert 'torch' not in sys.modules"
@@ -86,6 +89,9 @@ def test_every_command_explains_itself(zoo: Callable[..., subprocess.CompletedPr
         "evaluate",
         "report",
         "export",
+        "verify",
+        "card",
+        "sign",
         "predict",
         "bench",
         "serve",

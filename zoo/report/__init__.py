@@ -1,1 +1,1 @@
-"""The verb `report`: what a finished run did and learnt, as one page for people."""
+"""The verbs `report` and `card`: what a finished run did and learnt, and what a model is, as a page for people."""

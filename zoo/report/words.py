@@ -1,6 +1,8 @@
-"""Numbers as people read them, never parted from their units."""
+"""Numbers as people read them, never parted from their units, and names as Markdown shows them."""
 
 from __future__ import annotations
+
+import re
 
 
 def percent(share: float | None) -> str:
@@ -20,3 +22,8 @@ def seconds(value: float) -> str:
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line: https://spec.commonmark.org/0.31.2/#backslash-escapes."""
+    return re.sub(r"([\\`*_{}\[\]<>|#!~&])", r"\\\1", " ".join(text.split()))

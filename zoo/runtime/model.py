@@ -37,7 +37,10 @@ class OnnxModel:
         self.session = open_session(path, device=device, threads=threads)
         self.inputs = [_info(value) for value in self.session.get_inputs()]
         self.outputs = [_info(value) for value in self.session.get_outputs()]
-        manifest = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        try:
+            manifest = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        except UnicodeDecodeError:
+            raise ModelError(f"file is damaged: {path} (its metadata is no text); fetch or export it again") from None
         self.manifest = ModelManifest.from_json(manifest) if manifest is not None else None
         if sealed != (self.manifest is not None and self.manifest.is_sealed):
             lost = "manifest" if sealed else "digest of its content"
