@@ -11,12 +11,12 @@ from jinja2 import UndefinedError
 from zoo.artifacts.files import write_bytes
 from zoo.artifacts.runs import RunFolder
 from zoo.data.dataset import DataSet
-from zoo.errors import RunError, UsageError
+from zoo.errors import RunError
 from zoo.metrics import reliability_bins
 from zoo.report import charts
 from zoo.report.held_out import read_held_out
 from zoo.report.mistakes import confident_mistakes
-from zoo.report.page import GENERATOR, render
+from zoo.report.page import check_page_target, render
 from zoo.report.parts import network_parts
 from zoo.report.reproduce import after_command_line, command_line, fuse_command_line, gate_command_line
 from zoo.report.transfer import read_transfer
@@ -38,7 +38,7 @@ def report(run_path: Path, out: Path | None = None) -> dict[str, Any]:
     """
     run = RunFolder.open_complete(run_path)
     out = out or run.path / "report.html"
-    _check_target(out)
+    check_page_target(out)
     try:
         facts, numbers = _facts(run)
         template = f"{facts['result']['strategy']}.html" if run.members else "training.html"
@@ -139,11 +139,3 @@ def _members(run: RunFolder, result: Mapping[str, Any]) -> list[dict[str, Any]]:
         {**measured, "weights": member.read_model().weights, "sha256": member.read("result")["weights_sha256"]}
         for member, measured in zip(run.members, result["members"], strict=True)
     ]
-
-
-def _check_target(out: Path) -> None:
-    """Refuses to overwrite what is not a report."""
-    if not out.parent.is_dir():
-        raise UsageError(f"no such folder: {out.parent}; make it first")
-    if out.exists() and not (out.is_file() and GENERATOR.encode() in out.read_bytes()):
-        raise UsageError(f"already there and not a report: {out}; choose another -o")
