@@ -57,7 +57,8 @@ def open_session(
     if not path.is_file():
         raise ModelError(f"no such model: {path}; give the .onnx file that `zoo export` wrote")
     try:
-        session = ort.InferenceSession(str(path), options, providers=_with_options(provider))
+        with redirect_stdout(sys.stderr):  # where it prints what it does not find
+            session = ort.InferenceSession(str(path), options, providers=_with_options(provider))
     except Exception as error:  # ONNX Runtime's own exception types are not part of its public interface
         reason = " ".join(str(error).split())
         raise ModelError(f"not a model ONNX Runtime can load: {path} ({reason:.200}); export it again") from None
@@ -113,10 +114,9 @@ def cuda_devices() -> int:
 
 
 def _with_options(provider: Provider) -> list[str | tuple[str, dict[str, str]]]:
-    """What is handed to ONNX Runtime: the provider, and for what TensorRT cannot do, CUDA."""
+    """What is handed to ONNX Runtime: the provider, its libraries loaded, and for what TensorRT cannot do, CUDA."""
     if provider not in _NVIDIA:
         return [_NAMES[provider]]
-    with redirect_stdout(sys.stderr):  # where it prints what it does not find
-        ort.preload_dlls(directory="")
+    ort.preload_dlls(directory="")
     cuda = (_NAMES["cuda"], _CUDA_OPTIONS)
     return [cuda] if provider == "cuda" else [_NAMES[provider], cuda]
