@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from zoo.bench.tune import CLEARLY, MOSTLY, tune
@@ -45,6 +46,15 @@ def test_threads_in_each_others_way(goal: str, own_model: Path, monkeypatch: pyt
     assert found["gain"] > 1.2
     assert found["file"] == str(tuned_path(own_model))
     assert OnnxModel(own_model, device="cpu").settings == SessionSettings.from_json(found["best"])
+
+
+def test_a_batch_that_the_model_does_not_take(tmp_path: Path, tensor_model: Path) -> None:
+    proto = onnx.load(tensor_model)
+    proto.graph.input[1].type.tensor_type.shape.dim[0].dim_value = 2
+    path = tmp_path / "fixed.onnx"
+    onnx.save(proto, path)
+    with pytest.raises(ModelError, match="does not run at batch"):
+        tune(path, device="cpu", batch=8, goal="latency", budget=1, progress=Silent())
 
 
 def test_the_command(own_model: Path, zoo: Zoo) -> None:

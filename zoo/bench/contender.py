@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from zoo.artifacts.manifest import INPUT
 from zoo.bench.feeds import Feeds, image_feeds, model_feeds
 from zoo.bench.memory import memory_mb
+from zoo.errors import ModelError, ZooError
 from zoo.progress import Progress
 from zoo.runtime.model import OnnxModel
 from zoo.runtime.session import Device, Provider, find_provider
@@ -87,6 +88,17 @@ class RunContender:
 
 
 Contender = OnnxContender | RunContender
+
+
+def first_call(call: Callable[[], object], path: Path, batch: int) -> None:
+    """Calls once. Raises ModelError where the model does not take such a batch."""
+    try:
+        call()
+    except ZooError:
+        raise
+    except Exception as error:  # ONNX Runtime's own exception types are not part of its public interface
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path} does not run at batch {batch}: {reason:.200}; try --batch 1") from None
 
 
 def _branches(model: OnnxModel, part_ms: Mapping[str, float]) -> dict[str, float] | None:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from zoo.bench.cautions import busy_machine, strayed_nodes, too_many_threads, unsteady
-from zoo.bench.contender import Contender, Images, OnnxContender, RunContender
+from zoo.bench.contender import Contender, Images, OnnxContender, RunContender, first_call
 from zoo.bench.feeds import Feeds
-from zoo.errors import ModelError, UsageError, ZooError
+from zoo.errors import UsageError
 from zoo.progress import Progress
 from zoo.runtime.session import Device, Provider, find_provider
 from zoo.runtime.settings import SessionSettings
@@ -126,7 +126,7 @@ def _measure(
     feeds = [contender.feeds(batch, images) for contender in contenders]
     calls = [_endless(contender, given) for contender, given in zip(contenders, feeds, strict=True)]
     for contender, call in zip(contenders, calls, strict=True):
-        _try(contender, call, batch)
+        first_call(call, contender.path, batch)  # in which torch compiles
     timings = take_turns(calls, seconds=seconds, fewest=max(20, *map(len, feeds)))
     rows, warnings = [], []
     for contender, given, timing in zip(contenders, feeds, timings, strict=True):
@@ -163,14 +163,3 @@ def _row(contender: Contender, batch: int, timing: Timing, first: Timing, facts:
 def _endless(contender: Contender, feeds: Sequence[Feeds]) -> Callable[[], object]:
     endless = itertools.cycle(feeds)
     return lambda: contender.run(next(endless))
-
-
-def _try(contender: Contender, call: Callable[[], object], batch: int) -> None:
-    """The first call, in which torch compiles and all that is wrong comes to light."""
-    try:
-        call()
-    except ZooError:
-        raise
-    except Exception as error:  # ONNX Runtime's own exception types are not part of its public interface
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{contender.path} does not run at batch {batch}: {reason:.200}; try --batch 1") from None

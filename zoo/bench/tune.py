@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from zoo.bench.contender import Images
+from zoo.bench.contender import Images, first_call
 from zoo.bench.feeds import Feeds, model_feeds
 from zoo.progress import Progress
 from zoo.runtime.model import OnnxModel
@@ -55,8 +55,9 @@ def tune(
     """
     check_tuned_target(model)
     provider, default = find_provider(device), SessionSettings.default()
-    search = _Search(model, provider, batch=batch, goal=goal, images=images)
-    with progress.task("tuning", 2) as task, search:
+    with progress.task("tuning", 2) as task, ThreadPoolExecutor(_CALLERS) as callers:
+        at_once = callers if goal == "throughput" else None
+        search = _Search(model, provider, batch=batch, images=images, callers=at_once)
         best = search.halve(_candidates(default), budget * _SEARCH_SHARE)
         task.advance(1, f"threads {best.threads}")
         gain, share = search.confirm(best, default, budget * (1 - _SEARCH_SHARE))
@@ -95,26 +96,20 @@ def _candidates(default: SessionSettings) -> list[SessionSettings]:
 
 
 class _Search:
-    """Candidates of one model, measured in turns. Sessions stay open until the end of a `with` block."""
+    """Candidates of one model, measured in turns; with `callers`, by two calls at once."""
 
-    def __init__(self, model: Path, provider: Provider, *, batch: int, goal: Goal, images: Images) -> None:
-        self._path, self._provider = model, provider
-        self._callers = ThreadPoolExecutor(_CALLERS if goal == "throughput" else 1)
-        self._at_once = _CALLERS if goal == "throughput" else 1
+    def __init__(
+        self, model: Path, provider: Provider, *, batch: int, images: Images, callers: ThreadPoolExecutor | None
+    ) -> None:
+        self._path, self._provider, self._callers = model, provider, callers
         self.tried = 0
         loaded = OnnxModel(model, device=provider, settings=SessionSettings.default())
         self._feeds: Sequence[Feeds] = model_feeds(loaded, batch=batch, images=images)
         call = self._call(loaded)
-        call()
+        first_call(call, model, batch)
         began = time.perf_counter()
         call()
         self._call_seconds = time.perf_counter() - began
-
-    def __enter__(self) -> _Search:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._callers.shutdown()
 
     def halve(self, candidates: Sequence[SessionSettings], seconds: float) -> SessionSettings:
         """The fastest of as many of the candidates as `seconds` allow; the first where they allow no comparison."""
@@ -145,11 +140,7 @@ class _Search:
         return int(seconds / ((2 * rounds + 2) * self._call_seconds))
 
     def _call(self, model: OnnxModel) -> Callable[[], object]:
-        endless = itertools.cycle(self._feeds)
-        if self._at_once == 1:
+        endless, callers = itertools.cycle(self._feeds), self._callers
+        if callers is None:
             return lambda: model.run(next(endless))
-
-        def together() -> object:
-            return list(self._callers.map(model.run, [next(endless) for _ in range(self._at_once)]))
-
-        return together
+        return lambda: list(callers.map(model.run, itertools.islice(endless, _CALLERS)))
