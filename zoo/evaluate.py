@@ -43,7 +43,7 @@ def evaluate(
     `target` is a run folder or an exported model. By `seed`, that of the training when None, data without a test split
     of its own is split the same way. Raises DataError where the data has classes the model does not know.
     """
-    model = None if target.is_dir() else OnnxModel(target, device=device, threads=threads)
+    model = None if target.is_dir() else OnnxModel(target, device=device, threads=threads, progress=progress)
     if model is None:
         of_training = int(RunFolder.open_complete(target).read("request")["request"]["seed"])
     else:

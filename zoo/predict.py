@@ -29,7 +29,7 @@ def predict(
 
     Raises DataError naming a file that cannot be read, ModelError for a model without labels.
     """
-    loaded = OnnxModel(model, device=device, threads=threads)
+    loaded = OnnxModel(model, device=device, threads=threads, progress=progress)
     names = loaded.require_manifest("predict").labels
     for file in files:
         if not file.is_file():

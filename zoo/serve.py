@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from zoo.artifacts.manifest import EXIT, INPUT
 from zoo.data.images import check_size, decode_image
 from zoo.errors import DataError, ModelError, ZooError
+from zoo.progress import Progress
 from zoo.runtime.golden import check_golden
 from zoo.runtime.model import OnnxModel, TensorInfo
 from zoo.runtime.session import Device
@@ -80,28 +81,29 @@ class ServedOnnx:
         return self._model.of_images(images, outputs)
 
 
-def load_models(request: ServeRequest) -> list[ServedOnnx]:
+def load_models(request: ServeRequest, progress: Progress | None = None) -> list[ServedOnnx]:
     """Every model, loaded and checked against the answers its manifest expects.
 
-    Raises ModelError for a file that does not load or answers otherwise, ZooError where two models share a name.
+    `progress` is told where tuned settings beside a model are not used. Raises ModelError for a file that does not
+    load or answers otherwise, ZooError where two models share a name.
     """
     loaded: dict[str, ServedOnnx] = {}
     for path in request.models:
         if path.stem in loaded:
             raise ZooError(f"two models named {path.stem!r}; rename one of the files")
-        model = OnnxModel(path, device=request.device, threads=request.threads)
+        model = OnnxModel(path, device=request.device, threads=request.threads, progress=progress)
         if model.manifest is not None:
             check_golden(model)
         loaded[path.stem] = ServedOnnx(model)
     return list(loaded.values())
 
 
-def serve(request: ServeRequest, ready: Callable[[str], None]) -> None:
+def serve(request: ServeRequest, ready: Callable[[str], None], *, progress: Progress | None = None) -> None:
     """Serves until SIGINT or SIGTERM, then finishes what is under way. `ready` gets the URL once it answers.
 
     Raises ZooError where the port cannot be had, and the errors of `load_models`.
     """
-    app = make_app(load_models(request), max_body=request.max_body)
+    app = make_app(load_models(request, progress), max_body=request.max_body)
     try:
         family = socket.AF_INET6 if ":" in request.host else socket.AF_INET
         listener = socket.create_server((request.host, request.port), family=family)

@@ -204,6 +204,7 @@ def test_bench_shows_the_time_of_each_branch(gated_model: Path, zoo: Zoo) -> Non
     for row in rows:
         assert list(row["branches"]) == ["0: tiny/glyphnet", "1: tiny/glyphnet", "rest"]
         assert all(taken > 0 for taken in row["branches"].values())
+        assert 0 < row["preprocess_ms"] < sum(row["branches"].values())
         assert row["accuracy"] > 0.9
     assert "--data DATA" in zoo("bench", gated_model, "--batch", "1", "--seconds", "0.1").stdout
 

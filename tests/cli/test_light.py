@@ -52,7 +52,8 @@ def test_serving_works_where_torch_cannot_be_imported(model: Path, tmp_path: Pat
         (tmp_path / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')")
     code = (
         "import sys; from pathlib import Path; from zoo.serve import ServeRequest, load_models;"
-        "from zoo.serving.app import make_app; from zoo.predict import predict; from zoo.bench import bench;"
+        "from zoo.serving.app import make_app; from zoo.predict import predict;"
+        "from zoo.bench.run import bench; from zoo.bench.tune import tune;"
         "from zoo.verify import verify; from zoo.sign import sign; from zoo.report.card import write_card;"
         "import zoo_cli.app;"
         f"make_app(load_models(ServeRequest(models=(Path({str(model)!r}),), device='cpu')));"

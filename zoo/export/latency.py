@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import tempfile
 import time
@@ -12,6 +11,7 @@ import onnxruntime
 import torch
 
 from zoo.nn.onnx_graph import write_traced
+from zoo.runtime.machine import processor_name
 from zoo.runtime.session import open_session
 from zoo.specs import BackboneSpec
 
@@ -44,8 +44,4 @@ def backbone_latency(spec: BackboneSpec) -> float:
 
 def this_machine() -> str:
     """What the processor calls itself, and the version of ONNX Runtime."""
-    facts = Path("/proc/cpuinfo")
-    lines = facts.read_text().splitlines() if facts.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    processor = next(names, "") or platform.processor() or platform.machine()
-    return f"{processor}, onnxruntime {onnxruntime.__version__}"
+    return f"{processor_name()}, onnxruntime {onnxruntime.__version__}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,6 +76,28 @@ def gate_walk(steps: Sequence[Mapping[str, Any]], alone: float) -> Markup:
     plot.line([(0, alone), (1, alone)], "ideal")
     for label, style in (("cascade", "one"), ("last member alone", "ideal")):
         plot.legend(label, style)
+    return plot.markup()
+
+
+def trade_off(rows: Sequence[Mapping[str, Any]], frontier: Sequence[int], y: str) -> Markup:
+    """Latency of measured rows against `y`, their `accuracy` or `images_per_s`; `frontier` are the best of them."""
+    if y == "accuracy":
+        lowest = min(row[y] for row in rows)
+        axis = Axis.share("accuracy", min(math.floor(lowest * 10) / 10, 0.9))
+    else:
+        axis = Axis.up_to("images/s", 1.1 * max(row[y] for row in rows))
+    plot = Plot(
+        f"Latency against {axis.label}",
+        f"The numbers are those of the table; none is better in both than {', '.join(str(n + 1) for n in frontier)}.",
+        x=Axis.up_to("ms for a call (median)", 1.1 * max(row["p50_ms"] for row in rows)),
+        y=axis,
+    )
+    plot.line(sorted((rows[number]["p50_ms"], rows[number][y]) for number in frontier), "ideal")
+    for number, row in enumerate(rows):
+        hint = f"{row['model']}, {row['provider']}, batch {row['batch']}: {row['p50_ms']:.3g} ms"
+        style = "one" if number in frontier else "three"
+        plot.point(row["p50_ms"], row[y], style, label=str(number + 1), hint=hint)
+    plot.legend("none is better in both", "ideal")
     return plot.markup()
 
 

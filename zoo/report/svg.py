@@ -34,10 +34,10 @@ class Axis:
         return cls(label=label, low=0, high=high, ticks=tuple(number * step for number in range(count + 1)))
 
     @classmethod
-    def share(cls, label: str) -> Axis:
-        """From 0 to 100 %."""
-        ticks = tuple(number / 5 for number in range(6))
-        return cls(label=label, low=0, high=1, ticks=ticks, text=lambda share: f"{100 * share:.0f} %")
+    def share(cls, label: str, low: float = 0.0) -> Axis:
+        """From 0, or another low end, to 100 %."""
+        ticks = tuple(low + (1 - low) * number / 5 for number in range(6))
+        return cls(label=label, low=low, high=1, ticks=ticks, text=lambda share: f"{100 * share:.0f} %")
 
 
 def drawing(title: str, description: str, width: float, height: float) -> ElementTree.Element:
@@ -84,6 +84,11 @@ class Plot:
         for (x, y), (left, top) in zip(points, places, strict=True):
             if marks:
                 add(self._svg, "circle", hint=f"{x:g}: {y:.3g}", cx=left, cy=top, r=2.6, class_=f"mark {style}")
+
+    def point(self, x: float, y: float, style: str, *, label: str, hint: str) -> None:
+        """A dot with a short word above it."""
+        add(self._svg, "circle", hint=hint, cx=self._left(x), cy=self._top(y), r=4, class_=f"mark {style}")
+        add(self._svg, "text", label, x=self._left(x), y=self._top(y) - 7, class_="label", text_anchor="middle")
 
     def bar(self, low: float, high: float, value: float, style: str, hint: str) -> None:
         """A bar from `low` to `high` along x, as high as `value`."""

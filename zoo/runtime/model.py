@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from zoo.artifacts.manifest import INPUT, METADATA_KEY, OUTPUT, ModelManifest
 from zoo.artifacts.seal import check_seal
 from zoo.errors import ModelError
-from zoo.runtime.session import Device, open_session
+from zoo.progress import Progress
+from zoo.runtime.session import Device, Provider, find_provider, open_session
+from zoo.runtime.settings import SessionSettings
+from zoo.runtime.tuned import find_settings
 
 Image = NDArray[np.uint8]
 
@@ -30,11 +33,27 @@ class TensorInfo:
 class OnnxModel:
     """One loaded model. Thread-safe: ONNX Runtime sessions are."""
 
-    def __init__(self, path: Path, *, device: Device = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: Device | Provider = "auto",
+        threads: int | None = None,
+        settings: SessionSettings | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Opens the file with `settings`, with so many `threads`, or, where neither is given, as it was tuned.
+
+        `progress` is told where tuned settings belong to another file or machine. Raises ModelError for a damaged
+        file, and the errors of `open_session`.
+        """
         self.path = path
         self.name = path.stem
         sealed = path.is_file() and check_seal(path)
-        self.session = open_session(path, device=device, threads=threads)
+        if settings is None:
+            settings = SessionSettings(threads=threads) if threads else None
+        self.settings = settings or find_settings(path, find_provider(device), progress)
+        self.session = open_session(path, device=device, settings=self.settings)
         self.inputs = [_info(value) for value in self.session.get_inputs()]
         self.outputs = [_info(value) for value in self.session.get_outputs()]
         try:

@@ -10,51 +10,94 @@ from typing import Literal, get_args
 
 import onnxruntime as ort
 
-from zoo.errors import DeviceError, ModelError
-from zoo.runtime.threads import available_threads
+from zoo.errors import DeviceError, ModelError, did_you_mean
+from zoo.runtime.settings import SessionSettings
 
 Device = Literal["auto", "cpu", "cuda"]
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino", "coreml", "directml"]
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_NAMES: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+}
+_PACKAGES = {"cuda": "onnxruntime-gpu", "openvino": "onnxruntime-openvino", "directml": "onnxruntime-directml"}
+_NVIDIA = ("cuda", "tensorrt")
+_CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
+"""Its own default tries every algorithm out whenever it sees a new shape, which takes some hundred milliseconds."""
 
 
 def open_session(
-    path: Path, *, device: Device = "auto", threads: int | None = None, profile: Path | None = None
+    path: Path,
+    *,
+    device: Device | Provider = "auto",
+    threads: int | None = None,
+    settings: SessionSettings | None = None,
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """A session for the model in `path`, its first execution provider being that of `device`.
 
-    `auto` is CUDA where an NVIDIA device answers, else the CPU. `threads` defaults to what this process may use.
-    `profile` is a path prefix under which ONNX Runtime writes its trace when the session's profiling ends.
+    `auto` is CUDA where an NVIDIA device answers, else the CPU. `threads` defaults to what this process may use; with
+    `settings`, theirs count. `profile` is a path prefix under which ONNX Runtime writes its trace when the session's
+    profiling ends.
 
     Raises DeviceError where the device is not there (ONNX Runtime itself would fall back to the CPU with a log
     line), ModelError where the file is not a model ONNX Runtime can load.
     """
-    if device not in get_args(Device):
-        raise DeviceError(f"unknown device: {device!r}; one of {', '.join(get_args(Device))}")
-    if device == "auto":
-        device = "cuda" if cuda_devices() else "cpu"
-    if device == "cuda":
-        _require_cuda()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or available_threads()
-    options.log_severity_level = 3
+    provider = find_provider(device)
+    if settings is None:
+        settings = SessionSettings(threads=threads) if threads else SessionSettings.default()
+    options = settings.to_options()
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    wanted = _PROVIDERS[device]
     if not path.is_file():
         raise ModelError(f"no such model: {path}; give the .onnx file that `zoo export` wrote")
     try:
-        session = ort.InferenceSession(str(path), options, providers=[wanted])
+        with redirect_stdout(sys.stderr):  # where it prints what it does not find
+            session = ort.InferenceSession(str(path), options, providers=_with_options(provider))
     except Exception as error:  # ONNX Runtime's own exception types are not part of its public interface
         reason = " ".join(str(error).split())
         raise ModelError(f"not a model ONNX Runtime can load: {path} ({reason:.200}); export it again") from None
-    if session.get_providers()[0] != wanted:
+    if session.get_providers()[0] != _NAMES[provider]:
+        libraries = "the CUDA libraries (`pip install 'onnxruntime-gpu[cuda,cudnn]'`)"
         raise DeviceError(
-            f"ONNX Runtime could not use {wanted}: it would run on {session.get_providers()[0]}; "
-            "install the CUDA libraries (`pip install 'onnxruntime-gpu[cuda,cudnn]'`) or use --device cpu"
+            f"ONNX Runtime could not use {_NAMES[provider]}: it would run on {session.get_providers()[0]}; "
+            f"install {libraries if provider == 'cuda' else 'its libraries'} or use the cpu"
         )
     return session
+
+
+def find_provider(device: Device | Provider) -> Provider:
+    """The execution provider that `device` asks for. Raises DeviceError where it is unknown or cannot be there."""
+    if device == "auto":
+        device = "cuda" if cuda_devices() else "cpu"
+    if device not in _NAMES:
+        known = [*get_args(Device), *_NAMES]
+        raise DeviceError(f"unknown device: {device!r}; {did_you_mean(device, known) or 'one of ' + ', '.join(_NAMES)}")
+    if device in _NVIDIA and not cuda_devices():
+        raise DeviceError(f"device not there: {device!r} (no NVIDIA driver or device found); use --device cpu")
+    if _NAMES[device] not in ort.get_available_providers():
+        package = _PACKAGES.get(device, "a build of ONNX Runtime that has it")
+        raise DeviceError(
+            f"ONNX Runtime {ort.__version__} has no {_NAMES[device]}; install {package} or use --device cpu"
+        )
+    return device
+
+
+def working_providers(path: Path) -> list[Provider]:
+    """The execution providers on which the model in `path` really opens here. Raises ModelError where none does."""
+    found: list[Provider] = []
+    for provider in get_args(Provider):
+        try:
+            open_session(path, device=provider)
+        except DeviceError:
+            continue
+        found.append(provider)
+    return found
 
 
 def cuda_devices() -> int:
@@ -70,12 +113,10 @@ def cuda_devices() -> int:
     return 0
 
 
-def _require_cuda() -> None:
-    if not cuda_devices():
-        raise DeviceError("device not there: 'cuda' (no NVIDIA driver or device found); use --device cpu")
-    if _PROVIDERS["cuda"] not in ort.get_available_providers():
-        raise DeviceError(
-            f"ONNX Runtime {ort.__version__} has no CUDA provider; install onnxruntime-gpu or use --device cpu"
-        )
-    with redirect_stdout(sys.stderr):  # where it prints what it does not find
-        ort.preload_dlls(directory="")
+def _with_options(provider: Provider) -> list[str | tuple[str, dict[str, str]]]:
+    """What is handed to ONNX Runtime: the provider, its libraries loaded, and for what TensorRT cannot do, CUDA."""
+    if provider not in _NVIDIA:
+        return [_NAMES[provider]]
+    ort.preload_dlls(directory="")
+    cuda = (_NAMES["cuda"], _CUDA_OPTIONS)
+    return [cuda] if provider == "cuda" else [_NAMES[provider], cuda]

@@ -15,7 +15,8 @@ _WARM_SECONDS = 0.5
 _WARM_WINDOW = 10
 _STABLE = 0.1
 _MIN_RUNS = 20
-_ROUNDS = 10
+ROUNDS = 10
+"""How often each contender has its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +36,43 @@ class Timing:
         """How many calls this one makes in the time of one call of `other`: the median over rounds."""
         return float(np.median(other.rounds / self.rounds))
 
+    def rounds_faster_than(self, other: Timing) -> float:
+        """The share of rounds in which this one was faster than `other`."""
+        return float(np.mean(self.rounds < other.rounds))
 
-def take_turns(calls: Sequence[Call], *, seconds: float, fewest: int = _MIN_RUNS) -> list[Timing]:
-    """Calls each of `calls` for `seconds` and `fewest` times at least, ten turns each, once its times have settled."""
+    @property
+    def spread(self) -> float:
+        """How far the middle half of the rounds lie apart, as a share of the median."""
+        low, middle, high = np.percentile(self.rounds, (25, 50, 75))
+        return float((high - low) / middle)
+
+
+def take_turns(
+    calls: Sequence[Call],
+    *,
+    seconds: float,
+    fewest: int = _MIN_RUNS,
+    rounds: int = ROUNDS,
+    warm_seconds: float = _WARM_SECONDS,
+    rest_seconds: float = 0.0,
+) -> list[Timing]:
+    """Calls each of `calls` for `seconds` and `fewest` times at least, in `rounds` turns, once its times have settled.
+
+    They get `warm_seconds` to settle at least, ten times as long at most. Before each turn nothing happens for
+    `rest_seconds`: threads of another contender may still be waiting busily, as ONNX Runtime's own defaults have it.
+    """
     for call in calls:
-        _settle(call)
+        _settle(call, warm_seconds)
     found: list[list[NDArray[np.float64]]] = [[] for _ in calls]
-    for _ in range(_ROUNDS):
-        for call, rounds in zip(calls, found, strict=True):
+    for _ in range(rounds):
+        for call, turns in zip(calls, found, strict=True):
+            time.sleep(rest_seconds)
             call()  # what the others left in the processor's caches is not its own doing
-            rounds.append(_times(call, seconds / _ROUNDS, fewest=-(-fewest // _ROUNDS)))
-    return [Timing(np.concatenate(rounds), np.array([np.median(each) for each in rounds])) for rounds in found]
+            turns.append(_times(call, seconds / rounds, fewest=-(-fewest // rounds)))
+    return [Timing(np.concatenate(turns), np.array([np.median(each) for each in turns])) for turns in found]
 
 
-def _settle(call: Call) -> None:
+def _settle(call: Call, warm_seconds: float) -> None:
     """Calls until the last ten times lie within 10 % of the ten before, at most for a while."""
     times: list[float] = []
     began = time.perf_counter()
@@ -59,7 +83,7 @@ def _settle(call: Call) -> None:
         older, newer = times[-2 * _WARM_WINDOW : -_WARM_WINDOW], times[-_WARM_WINDOW:]
         stable = bool(older) and abs(np.median(newer) / np.median(older) - 1) < _STABLE
         elapsed = time.perf_counter() - began
-        if (stable and elapsed > _WARM_SECONDS) or elapsed > 10 * _WARM_SECONDS:
+        if (stable and elapsed > warm_seconds) or elapsed > 10 * warm_seconds:
             return
 
 

@@ -12,7 +12,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from zoo.runtime.session import Device, open_session
+from zoo.runtime.session import Device, Provider, open_session
+from zoo.runtime.settings import SessionSettings
+
+_PREPROCESS = "preprocess"
+"""What stands before a `/` in the names of nodes that prepare an image, first or after the member's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,24 +27,33 @@ class Trace:
     """Nodes run per execution provider in the first call, e.g. {"CPUExecutionProvider": 71}."""
     part_ms: dict[str, float]
     """Milliseconds of a call on average, the first left out, by what stands before the first `/` of nodes' names."""
+    preprocess_ms: float
+    """Of these, what nodes took that prepare images, of all members together."""
 
 
 def trace(
-    path: Path, feeds: Sequence[Mapping[str, NDArray[Any]]], *, device: Device = "auto", threads: int | None = None
+    path: Path,
+    feeds: Sequence[Mapping[str, NDArray[Any]]],
+    *,
+    device: Device | Provider = "auto",
+    settings: SessionSettings | None = None,
 ) -> Trace:
     """The trace of one call for each of `feeds`, after a first one that warms up."""
     with tempfile.TemporaryDirectory() as folder:
-        session = open_session(path, device=device, threads=threads, profile=Path(folder) / "trace")
+        session = open_session(path, device=device, settings=settings, profile=Path(folder) / "trace")
         for inputs in (feeds[0], *feeds):
             session.run(None, dict(inputs))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     warm = min(event["ts"] + event["dur"] for event in events if event["name"] == "model_run")
-    nodes, parts = Counter[str](), Counter[str]()
+    nodes, parts, preprocess = Counter[str](), Counter[str](), 0
     for event in events:
         if event.get("cat") != "Node" or not event["args"].get("provider"):
             continue
         if event["ts"] < warm:
             nodes[event["args"]["provider"]] += 1
         else:
-            parts[event["name"].partition("/")[0]] += event["dur"]
-    return Trace(dict(nodes), {part: total / 1e3 / len(feeds) for part, total in parts.items()})
+            scopes = event["name"].split("/")
+            parts[scopes[0]] += event["dur"]
+            preprocess += event["dur"] if _PREPROCESS in scopes[:-1][:2] else 0
+    part_ms = {part: total / 1e3 / len(feeds) for part, total in parts.items()}
+    return Trace(dict(nodes), part_ms, preprocess / 1e3 / len(feeds))

@@ -42,4 +42,4 @@ def _serve(
         for model in models:
             out.remark(f"  {url}/v2/models/{model.stem}/infer")
 
-    serve(request, ready)
+    serve(request, ready, progress=out.progress)
