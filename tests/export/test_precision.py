@@ -18,7 +18,7 @@ from zoo.artifacts.runs import RunFolder
 from zoo.data.dataset import DataSet
 from zoo.data.splits import open_dataset
 from zoo.errors import DataError
-from zoo.export import judge
+from zoo.export import judge, layers
 from zoo.export.evidence import Evidence, gather_evidence
 from zoo.export.graph import to_onnx
 from zoo.export.half import to_half
@@ -59,6 +59,7 @@ def test_int8_is_kept_where_it_is_faster_and_as_good(
     run: Path, model: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The network is so small that time says nothing.
+    monkeypatch.setattr(layers, "_FIRST", (0, 1))
     monkeypatch.setattr(judge, "_GAIN", 0)
     monkeypatch.setattr(judge, "_SECONDS", 0.01)
     monkeypatch.setattr(timing, "_WARM_SECONDS", 0.01)
@@ -90,6 +91,7 @@ def test_what_is_not_worth_it_is_refused_with_the_reason(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(layers, "_FIRST", (0, 1))
     monkeypatch.setattr(judge, "_GAIN", 0)
     monkeypatch.setattr(judge, "_SECONDS", 0.01)
     monkeypatch.setattr(timing, "_WARM_SECONDS", 0.01)
