@@ -90,14 +90,18 @@ def test_the_bill_of_materials_fits_its_schema(model: Path, tmp_path: Path) -> N
 
 
 def test_what_is_not_known_is_said(model: Path, tmp_path: Path) -> None:
-    labels, variants = ["a|b", "*c*", "d\ne"], [{"precision": "int8", "kept": False, "why": "2 of 100 labels differ"}]
+    labels = ["a|b", "*c*", "d\ne"]
+    measured = {"faster": {"1": 2.0, "8": 2.5}, "agreement": 0.98, "agreement95": (0.93, 0.99), "loss": 0.01}
+    measured |= {"precision": "int8", "refused": "98.0% get the same label", "layers_kept": 3, "images": 100}
+    variants = [{**measured, "loss95": (-0.01, 0.03)}, {**measured, "refused": "slow", "agreement": None}]
     facts = {"weights": "file:mine.pth", "weights_license": None, "images": None, "intervals95": None}
     odd = _with_manifest(model, tmp_path / "odd.onnx", labels=labels, variants=variants, **facts)
     text = Path(write_card(odd, tmp_path)["card"]).read_text()
     assert "| tiny/glyphnet@file:mine.pth | unknown: ask who made the weights | `" in text
     assert "license: unknown" in text
     assert r"a\|b, \*c\*, d e" in text
-    assert "- precision: int8; kept: False; why: 2 of 100 labels differ" in text
+    assert "| int8, 3 layers in fp32 | no: 98.0% get the same label | 2.00 at batch 1, 2.50 at batch 8 | 98.0" in text
+    assert "| no: slow | 2.00 at batch 1, 2.50 at batch 8 | - | - |" in text
     assert "| training | unknown |" in text
     scratch = _with_manifest(model, tmp_path / "scratch.onnx", weights="none", weights_license=None)
     text = Path(write_card(scratch, tmp_path)["card"]).read_text()
