@@ -17,6 +17,7 @@ from helpers import make_folder, real_weights
 from readme_tables import README, with_tables
 
 TOUR = "A tour on your own images"
+FILES = "Exported files"
 TEXT = README.read_text(encoding="utf-8")
 
 
@@ -37,8 +38,8 @@ def test_links_lead_somewhere() -> None:
 @pytest.mark.slow
 def test_the_tour(shared: Path, tmp_path: Path, zoo: Callable[..., Any], cache: Path) -> None:
     pytest.importorskip("tritonclient.http")
-    # Six images a class, so that the tour takes no longer than it must.
-    photos = make_folder(tmp_path / "photos", 6, 4)
+    # So few images that the tour takes no longer than it must, and enough for some to be validation images.
+    photos = make_folder(tmp_path / "photos", 10, 4)
     for split in ("train", "test"):
         for shape, flower in zip(("bars", "dots", "rings"), ("daisy", "rose", "tulip"), strict=True):
             (photos / split / shape).rename(photos / split / flower)
@@ -55,11 +56,15 @@ def test_the_tour(shared: Path, tmp_path: Path, zoo: Callable[..., Any], cache: 
             "predict",
             "evaluate",
             "bench",
+            "bench",
+            "bench",
             "serve",
         )
     ]
+    exports = [line.removeprefix("$ zoo ").split() for line in "".join(_blocks("console", FILES)).splitlines()]
+    assert [words[0] for words in exports] == ["export", "export"]
     weights = ("--weights", real_weights(shared, "mobilenet_v2"))  # there may be no network to fetch them from
-    for words in commands[:-1]:
+    for words in [*commands[:-1], *exports]:
         done = zoo(*words, *(weights if words[0] == "finetune" else ()))
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()

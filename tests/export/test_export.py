@@ -15,7 +15,7 @@ from zoo.artifacts.runs import RunFolder
 from zoo.errors import ModelError, ParityError, RunError, UsageError
 from zoo.export import parity
 from zoo.export import run as export_run
-from zoo.export.outputs import Outputs, add_outputs
+from zoo.export.outputs import Outputs
 from zoo.export.run import ExportOptions, export
 from zoo.finetune.resolve import Environment
 from zoo.progress import Silent
@@ -78,7 +78,7 @@ def test_outputs_beside_probabilities(run: Path, environment: Environment, tmp_p
     assert (best == -np.sort(-probabilities)[:, :2]).all()
     for text, words in (("labels", "unknown output: 'labels'"), ("top4", "top4: there are 3 classes")):
         with pytest.raises(UsageError, match=words):
-            add_outputs(onnx.load(path), Outputs.parse(text))
+            Outputs.parse(text).check(3, cascade=False)
 
 
 def test_an_export_is_the_same_file_each_time(model: Path, run: Path, environment: Environment, tmp_path: Path) -> None:

@@ -60,7 +60,6 @@ def to_onnx(
     simplify(proto)
     _name_parts(proto, member_of)
     strip(proto)
-    proto.producer_name, proto.producer_version = "zoo", ""
     return proto
 
 
@@ -95,12 +94,14 @@ def _name_parts(proto: onnx.ModelProto, member_of: MemberOf | None) -> None:
 
 
 def strip(proto: onnx.ModelProto) -> None:
-    """Takes out what the exporter notes about the machine: stack traces with absolute paths, doc strings.
+    """Takes out what tools note about themselves and the machine: stack traces with absolute paths, doc strings.
 
-    `value_info` goes too: it lists initialisers, which later stops ONNX Runtime's quantiser.
+    `value_info` goes too: it lists initialisers, which later stops ONNX Runtime's quantiser. So do operator sets that
+    nothing belongs to, which an older ONNX Runtime might not know.
     """
     del proto.metadata_props[:]
     proto.doc_string = ""
+    proto.producer_name, proto.producer_version = "zoo", ""
     graph = proto.graph
     graph.doc_string = ""
     del graph.metadata_props[:]
@@ -110,6 +111,10 @@ def strip(proto: onnx.ModelProto) -> None:
         del function.metadata_props[:]
         del function.value_info[:]
     nodes = [*graph.node, *(node for function in proto.functions for node in function.node)]
+    domains = {"", *(node.domain for node in nodes)}
+    for number in reversed(range(len(proto.opset_import))):
+        if proto.opset_import[number].domain not in domains:
+            del proto.opset_import[number]
     for item in [*nodes, *graph.initializer, *graph.input, *graph.output]:
         item.doc_string = ""
         del item.metadata_props[:]

@@ -39,16 +39,21 @@ class Outputs:
                 raise UsageError(f"unknown output: {word.strip()!r}; {OUTPUT}, label, topK (such as top5) or embedding")
         return cls(label=label, top=top, embedding=embedding)
 
+    def check(self, classes: int, *, cascade: bool) -> None:
+        """Raises UsageError where a model of so many classes, or a cascade, cannot have them."""
+        if self.top > classes:
+            raise UsageError(f"output top{self.top}: there are {classes} classes; ask for fewer")
+        if self.embedding and cascade:
+            raise UsageError("output embedding: each member of a cascade has its own; leave it out")
+
 
 def add_outputs(proto: onnx.ModelProto, outputs: Outputs) -> None:
-    """Adds what can be read off the probabilities to a model. Raises UsageError for more classes than there are."""
+    """Adds what can be read off the probabilities to a model."""
     graph = proto.graph
-    batch, classes = next(output for output in graph.output if output.name == OUTPUT).type.tensor_type.shape.dim
+    batch = next(output for output in graph.output if output.name == OUTPUT).type.tensor_type.shape.dim[0]
     if outputs.label:
         graph.node.append(helper.make_node("ArgMax", [OUTPUT], [LABEL], name=LABEL, axis=1, keepdims=0))
         graph.output.append(helper.make_tensor_value_info(LABEL, TensorProto.INT64, [batch.dim_param]))
-    if outputs.top > classes.dim_value:
-        raise UsageError(f"output top{outputs.top}: there are {classes.dim_value} classes; ask for fewer")
     if outputs.top:
         graph.initializer.append(numpy_helper.from_array(np.array([outputs.top]), "top"))
         graph.node.append(

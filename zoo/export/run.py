@@ -17,7 +17,7 @@ from zoo.artifacts.runs import ModelRecord, RunFolder
 from zoo.artifacts.seal import seal
 from zoo.catalogue import BackboneEntry, Catalogue
 from zoo.data.dataset import DataSet, Sample
-from zoo.errors import ModelError, UsageError
+from zoo.errors import ModelError
 from zoo.export.answering import Answering
 from zoo.export.describe import describe
 from zoo.export.evidence import gather_evidence
@@ -78,8 +78,7 @@ def export(
     make_fabric("cpu", threads)
     cascade, members = load_cascade(run), load_members(run, catalogue)
     models, records = [model for model, _ in members], [record for _, record in members]
-    if cascade and options.outputs.embedding:
-        raise UsageError("output embedding: each member of a cascade has its own; leave it out")
+    options.outputs.check(len(records[-1].classes), cascade=cascade is not None)
     of_training = DataSet.from_json(run.read("dataset"))
     evidence = None
     if options.precision != "fp32":
