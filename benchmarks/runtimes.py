@@ -79,7 +79,7 @@ def _compare(model: Path, python: Path, given: Path, images: dict[str, Any], wor
         return {"loads": False, "max_abs": None, "error": ended.stderr.strip().splitlines()[-1]}
     found, here = np.load(answers), OnnxModel(model, device="cpu", threads=1)
     worst = max(_worst(here, name, pixels, found) for name, pixels in images.items())
-    return {"loads": True, "max_abs": worst, "error": ""}
+    return {"loads": True, "max_abs": f"{worst:.1e}", "error": ""}
 
 
 def _worst(here: OnnxModel, name: str, pixels: Any, found: Any) -> float:

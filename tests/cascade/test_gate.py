@@ -23,9 +23,10 @@ from zoo.cascade.gate import GateRequest, gate
 from zoo.data.images import decode_image
 from zoo.errors import DataError, RunError, UsageError
 from zoo.evaluate import evaluate
+from zoo.export import judge, layers
 from zoo.export.answering import Answering
 from zoo.export.graph import to_onnx
-from zoo.export.run import export
+from zoo.export.run import ExportOptions, export
 from zoo.export.stitch import gated as stitch_gate
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
@@ -207,6 +208,31 @@ def test_bench_shows_the_time_of_each_branch(gated_model: Path, zoo: Zoo) -> Non
         assert 0 < row["preprocess_ms"] < sum(row["branches"].values())
         assert row["accuracy"] > 0.9
     assert "--data DATA" in zoo("bench", gated_model, "--batch", "1", "--seconds", "0.1").stdout
+
+
+def test_in_eight_bits(
+    gated: Path, gated_model: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "_GAIN", 0)  # networks so small say nothing of time
+    monkeypatch.setattr(judge, "_SECONDS", 0.01)
+    monkeypatch.setattr(layers, "_FIRST", (0, 1))
+    out = tmp_path / "gate8.onnx"
+    options = ExportOptions(precision="int8", device="cpu", threads=1, max_loss=0.05)
+    result = export(gated, out, catalogue=environment.catalogue, progress=Silent(), options=options)
+    assert result["precision"] == "int8", result["variants"]
+    assert result["bytes"] < 0.6 * gated_model.stat().st_size
+    found = [
+        evaluate(
+            path,
+            "builtin:digits",
+            split="test",
+            catalogue=environment.catalogue,
+            cache=environment.cache,
+            progress=Silent(),
+        )["accuracy"]
+        for path in (gated_model, out)
+    ]
+    assert abs(found[0] - found[1]) < 0.02
 
 
 def test_its_page(gated: Path, zoo: Zoo, tmp_path: Path) -> None:

@@ -83,7 +83,9 @@ def export(
     evidence = None
     if options.precision != "fp32":
         side = max(max(record.input.height, record.input.width) for record in records)
-        evidence = gather_evidence(data or of_training, records[-1].classes, side=side)
+        # A cascade's own images are those that chose it; its members know those they were trained on.
+        images = data or DataSet.from_json(run.members[-1].read("dataset") if run.members else run.read("dataset"))
+        evidence = gather_evidence(images, records[-1].classes, side=side)
 
     def assemble(parts: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
         whole = stitch(parts, cascade) if cascade else copy.deepcopy(parts[0])
