@@ -89,8 +89,10 @@ class Judge:
     def __call__(self, variant: Variant) -> Variant:
         """The variant with what was measured, and why it is refused, if it is."""
         variant = self.timed(variant)
-        if variant.refused is not None:
-            return variant
+        return variant if variant.refused is not None else self.answers(variant)
+
+    def answers(self, variant: Variant) -> Variant:
+        """The variant with how many answers it changes, refused where these are too many."""
         now, truth, allowed = self._labels(self._load(variant)), self.evidence.truth, self.conditions.max_loss
         same, right, reference = now == self._before, now == truth, self._before == truth
         agreement, loss = float(same.mean()), float(reference.mean() - right.mean())

@@ -27,24 +27,25 @@ def search_int8(
     """The model assembled of `parts` in eight bits, with as few layers in fp32 as it takes to answer as well.
 
     Its activations have the type that is faster here. As many of the first layers as cost no time are left in fp32, and
-    then more and more, until it answers as well or is not faster any more. What comes back may be refused.
+    then more and more of those that still make it faster, until it answers as well. What comes back may be refused.
     """
     kinds = [_EightBits(parts, assemble, judge, kind, folder / kind) for kind in ("uint8", "int8")]
-    eight, fastest = max(((kind, judge.timed(kind.variant(0))) for kind in kinds), key=lambda pair: pair[1].gain)
-    counts = [first for first in _FIRST if first < eight.layers]
-    free = 0
-    for place, first in enumerate(counts[1:], 1):
+    eight, whole = max(((kind, judge.timed(kind.variant(0))) for kind in kinds), key=lambda pair: pair[1].gain)
+    timed = [whole]
+    for first in [first for first in _FIRST[1:] if first < eight.layers]:
         task.advance(0, f"{first} layers in fp32")
-        found = judge.timed(eight.variant(first))
-        if found.gain < _AS_FAST * fastest.gain:
-            break
-        free, fastest = place, max(fastest, found, key=lambda variant: variant.gain)
-    for first in counts[free:]:
-        task.advance(0, f"{first} layers in fp32")
-        best = judge(eight.variant(first))
-        if best.refused is None or best.agreement is None:  # it answers as well, or is not faster
-            break
-    return best
+        # Time does not rise evenly: where the layer behind is no convolution, one more in fp32 may be faster again.
+        timed.append(judge.timed(eight.variant(first)))
+    fastest = max(timed, key=lambda variant: variant.gain)
+    free = max(variant.layers_kept for variant in timed if variant.gain >= _AS_FAST * fastest.gain)
+    found = fastest
+    for variant in timed:
+        if variant.refused is None and variant.layers_kept >= free:
+            task.advance(0, f"{variant.layers_kept} layers in fp32")
+            found = judge.answers(variant)
+            if found.refused is None:
+                break
+    return found
 
 
 class _EightBits:
