@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,23 @@ def test_what_is_not_worth_it_is_refused_with_the_reason(
     assert [tried["precision"] for tried in found.variants] == ["int8", "fp16"]
     for tried in found.variants:
         assert re.search(why, tried["refused"])
+
+
+def test_nothing_is_kept_unjudged(
+    run: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one layer in fp32 costs hardly any time, but just makes it too slow to be worth it."""
+
+    def timed(self: judge.Judge, variant: judge.Variant) -> judge.Variant:
+        gain = 1.03 if variant.layers_kept else 1.08
+        return replace(variant, faster={1: gain, 8: gain}, refused="not faster" if variant.layers_kept else None)
+
+    monkeypatch.setattr(layers, "_FIRST", (0, 1))
+    monkeypatch.setattr(judge.Judge, "timed", timed)
+    monkeypatch.setattr(judge, "AGREEMENT", 1.01)
+    found = _export(run, tmp_path / "model.onnx", environment, precision="int8").require_manifest("test")
+    assert found.precision == "fp32"
+    assert found.variants[0]["agreement"] is not None
 
 
 def test_what_rounding_shifts_is_put_back(evidence: Evidence, tmp_path: Path) -> None:

@@ -36,11 +36,13 @@ def search_int8(
         task.advance(0, f"{first} layers in fp32")
         # Time does not rise evenly: where the layer behind is no convolution, one more in fp32 may be faster again.
         timed.append(judge.timed(eight.variant(first)))
-    fastest = max(timed, key=lambda variant: variant.gain)
-    free = max(variant.layers_kept for variant in timed if variant.gain >= _AS_FAST * fastest.gain)
-    found = fastest
-    for variant in timed:
-        if variant.refused is None and variant.layers_kept >= free:
+    fast = [variant for variant in timed if variant.refused is None]
+    if not fast:
+        return max(timed, key=lambda variant: variant.gain)
+    enough = _AS_FAST * max(variant.gain for variant in fast)
+    free = max(variant.layers_kept for variant in fast if variant.gain >= enough)
+    for variant in fast:
+        if variant.layers_kept >= free:
             task.advance(0, f"{variant.layers_kept} layers in fp32")
             found = judge.answers(variant)
             if found.refused is None:
