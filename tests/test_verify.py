@@ -19,7 +19,8 @@ from zoo.artifacts.seal import ONNX_KEY, UNSEALED, seal
 from zoo.errors import ModelError
 from zoo.runtime.model import OnnxModel
 from zoo.runtime.session import cuda_devices
-from zoo.serve import ServeRequest, load_models
+from zoo.serve.repository import Place
+from zoo.serve.run import ServeRequest, load_model
 
 Zoo = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -169,5 +170,5 @@ def test_models_of_an_earlier_zoo_are_taken(model: Path, zoo: Zoo, tmp_path: Pat
     Image.fromarray(draw("dots", 5)).save(tmp_path / "dots.png")
     [answer] = json.loads(zoo("predict", old, tmp_path / "dots.png", "--device", "cpu", "--json").stdout)
     assert answer["label"] == "dots"
-    [served] = load_models(ServeRequest(models=(old,), device="cpu", threads=1))
+    served = load_model(Place("old", 1, old), ServeRequest(models=(old,), device="cpu", threads=1))
     assert served.labels == ("bars", "dots", "rings")

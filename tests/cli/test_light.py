@@ -51,12 +51,14 @@ def test_serving_works_where_torch_cannot_be_imported(model: Path, tmp_path: Pat
     for name in ("torch", "torchvision", "lightning_fabric", "onnx", "safetensors", "sklearn"):
         (tmp_path / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')")
     code = (
-        "import sys; from pathlib import Path; from zoo.serve import ServeRequest, load_models;"
-        "from zoo.serving.app import make_app; from zoo.predict import predict;"
+        "import sys; from pathlib import Path; from zoo.serve.run import ServeRequest, load_model;"
+        "from zoo.serve.repository import Place;"
+        "from zoo.predict import predict;"
         "from zoo.bench.run import bench; from zoo.bench.tune import tune;"
         "from zoo.verify import verify; from zoo.sign import sign; from zoo.report.card import write_card;"
         "import zoo_cli.app;"
-        f"make_app(load_models(ServeRequest(models=(Path({str(model)!r}),), device='cpu')));"
+        f"model = Path({str(model)!r});"
+        "load_model(Place('m', 1, model), ServeRequest(models=(model,), device='cpu'));"
         "assert 'torch' not in sys.modules"
     )
     environ = {**os.environ, "PYTHONPATH": str(tmp_path)}

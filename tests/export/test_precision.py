@@ -31,7 +31,8 @@ from zoo.nn.model import TransferModel
 from zoo.progress import Silent
 from zoo.runtime import timing
 from zoo.runtime.model import OnnxModel
-from zoo.serve import ServeRequest, load_models
+from zoo.serve.repository import Place
+from zoo.serve.run import ServeRequest, load_model
 from zoo.specs import ImageInput
 
 
@@ -76,7 +77,7 @@ def test_int8_is_kept_where_it_is_faster_and_as_good(
     assert {entry.domain: entry.version for entry in proto.opset_import}[""] == 20
     assert (proto.ir_version, "QuantizeLinear" in {node.op_type for node in proto.graph.node}) == (10, True)
     # Answers are those that the file itself gave where it was made: it is served.
-    load_models(ServeRequest(models=(found.path,), device="cpu", threads=1))
+    load_model(Place("found", 1, found.path), ServeRequest(models=(found.path,), device="cpu", threads=1))
 
 
 @pytest.mark.parametrize(

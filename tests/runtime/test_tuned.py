@@ -17,7 +17,8 @@ from zoo.progress import Silent
 from zoo.runtime.model import OnnxModel
 from zoo.runtime.settings import SessionSettings
 from zoo.runtime.tuned import Tuned, circumstances, find_settings, remove_tuned, tuned_path, write_tuned
-from zoo.serve import ServeRequest, load_models
+from zoo.serve.repository import Place
+from zoo.serve.run import ServeRequest, load_model
 
 Zoo = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -79,7 +80,7 @@ def test_one_flipped_bit_is_refused(own_model: Path, zoo: Zoo, tmp_path: Path) -
         damaged[place] ^= 1
         path.write_bytes(damaged)
         with pytest.raises(ModelError, match=r"own\.tuned\.json"):
-            load_models(ServeRequest(models=(own_model,), device="cpu"))
+            load_model(Place("own", 1, own_model), ServeRequest(models=(own_model,), device="cpu"))
     Image.fromarray(draw("rings", 0)).save(tmp_path / "image.png")
     done = zoo("predict", own_model, tmp_path / "image.png", "--device", "cpu")
     assert done.returncode == ModelError.exit_code

@@ -185,7 +185,7 @@ def test_malformed_requests_are_told_why(
 
 
 def test_unknown_places(url: str) -> None:
-    assert _refused(f"{url}/v2/models/cats/infer", {}) == (404, "unknown model: 'cats'; this server has shapes, plain")
+    assert _refused(f"{url}/v2/models/cats/infer", {}) == (404, "unknown model: 'cats'; this server has plain, shapes")
     assert _refused(f"{url}/v2/models/shapes/versions/2/infer", {})[0] == 404
     assert _refused(f"{url}/v3", {})[0] == 404
     assert _refused(f"{url}/v2/health/live", {})[0] == 405

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.artifacts.manifest import INPUT
-from zoo.bench.feeds import Feeds, image_feeds, model_feeds
 from zoo.bench.memory import memory_mb
 from zoo.errors import ModelError, ZooError
 from zoo.progress import Progress
+from zoo.runtime.feeds import Feeds, image_feeds, model_feeds
 from zoo.runtime.model import OnnxModel
 from zoo.runtime.session import Device, Provider, find_provider
 from zoo.runtime.settings import SessionSettings

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.bench.feeds import Feeds
 from zoo.errors import ModelError
+from zoo.runtime.feeds import Feeds
 from zoo.runtime.session import Provider, open_session
 from zoo.runtime.settings import SessionSettings
 

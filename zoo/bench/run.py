@@ -13,9 +13,9 @@ import numpy as np
 
 from zoo.bench.cautions import busy_machine, strayed_nodes, too_many_threads, unsteady
 from zoo.bench.contender import Contender, Images, OnnxContender, RunContender, first_call
-from zoo.bench.feeds import Feeds
 from zoo.errors import UsageError
 from zoo.progress import Progress
+from zoo.runtime.feeds import Feeds
 from zoo.runtime.session import Device, Provider, find_provider
 from zoo.runtime.settings import SessionSettings
 from zoo.runtime.threads import available_threads

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zoo.bench.contender import Images, first_call
-from zoo.bench.feeds import Feeds, model_feeds
 from zoo.progress import Progress
+from zoo.runtime.feeds import Feeds, model_feeds
 from zoo.runtime.model import OnnxModel
 from zoo.runtime.session import Device, Provider, find_provider
 from zoo.runtime.settings import SessionSettings

@@ -1,165 +1,200 @@
-"""The HTTP side: routes, bodies, errors that are always `{"error": ...}`."""
+"""What the server answers: the routes of the Open Inference Protocol v2, and metrics."""
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import zlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
-
-import anyio
-import anyio.to_thread
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from collections.abc import Callable
+from math import ceil
+from time import monotonic
+from typing import Any
 
 from zoo import __version__
+from zoo.serving.batching import Arrays, OverloadedError
+from zoo.serving.http import Answer, Request, Response
+from zoo.serving.inference import Inference
+from zoo.serving.metrics import exposition
+from zoo.serving.models import Models, Served
 from zoo.serving.protocol import (
     EXTENSIONS,
-    VERSION,
-    ServedModel,
+    InferRequest,
     build_response,
+    model_config,
     model_metadata,
-    model_statistics,
     parse_request,
 )
 from zoo.serving.tensors import ProtocolError
 
-MAX_BODY_BYTES = 64 * 1024**2
-_HEADER = "Inference-Header-Content-Length"
-_AT_ONCE = 2
-"""Requests worked on at a time: one computes (on all of a session's threads) while another is parsed."""
+_JSON_LENGTH = b"inference-header-content-length"
+_LARGE = 2**16
+"""Bytes of JSON, or of a packed body, from which on it is read in a thread: meanwhile others are answered."""
+_MANY_BYTES = 1024
+"""Answers are only packed from this size on."""
 
-_log = logging.getLogger(__name__)
-
-
-def make_app(models: Sequence[ServedModel], *, max_body: int = MAX_BODY_BYTES) -> Starlette:
-    """An ASGI application that serves loaded models by name."""
-    server = _Server({model.name: model for model in models}, max_body)
-    model = "/v2/models/{model}"
-    versioned = model + "/versions/{version}"
-    routes = [
-        Route("/v2", server.metadata),
-        Route("/v2/health/live", server.live),
-        Route("/v2/health/ready", server.ready),
-        *(Route(prefix, server.model_metadata) for prefix in (model, versioned)),
-        *(Route(f"{prefix}/ready", server.model_ready) for prefix in (model, versioned)),
-        *(Route(f"{prefix}/stats", server.model_stats) for prefix in (model, versioned)),
-        *(Route(f"{prefix}/infer", server.infer, methods=["POST"]) for prefix in (model, versioned)),
-    ]
-    handlers = {ProtocolError: _protocol_error, HTTPException: _http_error, Exception: _internal_error}
-    return Starlette(
-        routes=routes,
-        exception_handlers=handlers,  # type: ignore[arg-type]
-        middleware=[Middleware(GZipMiddleware, minimum_size=1024, compresslevel=1)],
-    )
+Route = Callable[[Request], Answer]
 
 
-class _Server:
-    def __init__(self, models: Mapping[str, ServedModel], max_body: int) -> None:
-        self._models = models
+class App:
+    """The handler of all requests."""
+
+    def __init__(self, models: Models, inference: Inference, *, max_body: int) -> None:
+        self.models = models
+        self.required = {served.model.name for served in models}
+        """Names without which the server is not ready."""
+        self.leaving = False
+        """Whether the server is about to go: it answers, and is not ready."""
+        self.connections: Callable[[], int] = lambda: 0
         self._max_body = max_body
-        self._answered = Counter[str]()
-        self._limiter: anyio.CapacityLimiter | None = None
+        self._inference = inference
+        self._routes: dict[str, Route] = {
+            "/v2": self._metadata,
+            "/v2/health/live": lambda _: Response.json({"live": True}),
+            "/v2/health/ready": self._health,
+            "/v2/models/stats": lambda _: Response.json({"model_stats": [_statistics(each) for each in self.models]}),
+            "/metrics": self._metrics,
+        }
 
-    async def metadata(self, request: Request) -> Response:  # noqa: ARG002
-        return JSONResponse({"name": "zoo", "version": __version__, "extensions": list(EXTENSIONS)})
-
-    async def live(self, request: Request) -> Response:  # noqa: ARG002
-        return JSONResponse({"live": True})
-
-    async def ready(self, request: Request) -> Response:  # noqa: ARG002
-        # Models are loaded before the socket opens: whoever gets an answer finds them ready.
-        return JSONResponse({"ready": True})
-
-    async def model_metadata(self, request: Request) -> Response:
-        return JSONResponse(model_metadata(self._find(request)))
-
-    async def model_ready(self, request: Request) -> Response:
-        return JSONResponse({"name": self._find(request).name, "ready": True})
-
-    async def model_stats(self, request: Request) -> Response:
-        model = self._find(request)
-        return JSONResponse(model_statistics(model, self._answered[model.name]))
-
-    async def infer(self, request: Request) -> Response:
-        model = self._find(request)
-        body = await self._body(request)
-        header = request.headers.get(_HEADER)
-
-        def answer() -> tuple[bytes, int | None]:
-            parsed = parse_request(model, body, header)
-            answers = model.infer(parsed.feeds, [wanted.name for wanted in parsed.wanted])
-            return build_response(model, parsed, answers)
-
-        # A limiter belongs to the running event loop, so it is made in it.
-        self._limiter = self._limiter or anyio.CapacityLimiter(_AT_ONCE)
-        # In a thread, so that health checks are answered meanwhile.
-        content, json_length = await anyio.to_thread.run_sync(answer, limiter=self._limiter)
-        self._answered[model.name] += 1
-        if json_length is None:
-            return Response(content, media_type="application/json")
-        return Response(content, media_type="application/octet-stream", headers={_HEADER: str(json_length)})
-
-    def _find(self, request: Request) -> ServedModel:
-        name, version = request.path_params["model"], request.path_params.get("version", VERSION)
-        if name not in self._models:
-            raise ProtocolError(f"unknown model: {name!r}; this server has {', '.join(self._models)}", 404)
-        if version != VERSION:
-            raise ProtocolError(f"unknown version of {name}: {version!r}; it has {VERSION}", 404)
-        return self._models[name]
-
-    async def _body(self, request: Request) -> bytes:
-        declared = request.headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > self._max_body:
-            raise self._too_large()
-        parts, size = [], 0
+    def __call__(self, request: Request) -> Answer:
+        """The answer to a request, or an awaitable of it. Never raises."""
         try:
-            async for part in request.stream():
-                size += len(part)
-                if size > self._max_body:
-                    raise self._too_large()
-                parts.append(part)
-        except ClientDisconnect:
-            raise ProtocolError("the client left before its request was complete") from None
-        return self._inflate(b"".join(parts), request.headers.get("content-encoding", "identity").strip().lower())
+            return self._route(request)
+        except ProtocolError as error:
+            return _refusal(error)
 
-    def _inflate(self, body: bytes, encoding: str) -> bytes:
-        if encoding in ("identity", ""):
-            return body
-        if encoding not in ("gzip", "deflate"):
-            raise ProtocolError(f"Content-Encoding: {encoding!r:.40}; gzip, deflate or none", 415)
-        inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out which of the two headers it is
+    def _route(self, request: Request) -> Answer:
+        path = request.path
+        if path.startswith("/v2/models/") and path != "/v2/models/stats":
+            return self._of_model(request, path.split("/")[3:])
+        route = self._routes.get(path)
+        if route is None:
+            raise ProtocolError(f"Not Found: {request.method} {path:.200}", 404)
+        return _allowed(request, "GET") or route(request)
+
+    def _of_model(self, request: Request, words: list[str]) -> Answer:
+        """NAME[/versions/V][/ready|/config|/stats|/infer]"""
+        name, version, rest = words[0], None, words[1:]
+        if len(rest) >= 2 and rest[0] == "versions":
+            version, rest = rest[1], rest[2:]
+        if rest == ["infer"]:
+            return _allowed(request, "POST") or self._infer(request, self.models.find(name, version))
+        if len(rest) > 1 or (rest and rest[0] not in ("ready", "config", "stats")):
+            raise ProtocolError(f"Not Found: {request.method} {request.path:.200}", 404)
+        wrong = _allowed(request, "GET")
+        if wrong is not None:
+            return wrong
+        served = self.models.find(name, version)
+        if not rest:
+            return Response.json(model_metadata(served.model, self.models.versions(name)))
+        if rest == ["ready"]:
+            return Response.json({"name": name, "ready": True})
+        if rest == ["config"]:
+            return Response.json(model_config(served.model, served.pace.max_batch))
+        return Response.json({"model_stats": [_statistics(served)]})
+
+    def _metadata(self, request: Request) -> Response:  # noqa: ARG002
+        return Response.json({"name": "zoo", "version": __version__, "extensions": EXTENSIONS})
+
+    def _health(self, request: Request) -> Response:  # noqa: ARG002
+        missing = sorted(name for name in self.required if not self.models.versions(name))
+        ready = not missing and not self.leaving
+        return Response.json({"ready": ready, "missing": missing}, status=200 if ready else 503)
+
+    def _metrics(self, request: Request) -> Response:  # noqa: ARG002
+        waiting = [(each.model.name, each.model.version, each.batcher.waiting) for each in self.models]
+        text = exposition([each.metrics for each in self.models], waiting, self.connections())
+        return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def _infer(self, request: Request, served: Served) -> Answer:
+        encoding = request.header(b"content-encoding")
+        length = request.header(_JSON_LENGTH)
+        packed = encoding not in (None, "", "identity")
+        if packed or (length is None and len(request.body) > _LARGE):
+            return self._infer_later(request, served, encoding or "", length)
         try:
-            plain = inflater.decompress(body, self._max_body + 1)
-        except zlib.error as error:
-            raise ProtocolError(f"body is not {encoding}: {error}") from None
-        if len(plain) > self._max_body:
-            raise self._too_large()
-        if not inflater.eof:
-            raise ProtocolError(f"{encoding} body is cut off")
-        return plain
+            parsed = parse_request(served.model, request.body, length)
+            asked = self._inference.ask(served, parsed, request.received)
+        except ProtocolError as error:
+            return self._refused(request, served, error)
+        return self._finish(request, served, parsed, asked)
 
-    def _too_large(self) -> ProtocolError:
-        return ProtocolError(f"request too large: at most {self._max_body:,} bytes", 413)
+    async def _infer_later(self, request: Request, served: Served, encoding: str, length: str | None) -> Response:
+        """With a body that takes time to read."""
+
+        def read() -> InferRequest:
+            return parse_request(served.model, _unpacked(request.body, encoding, self._max_body), length)
+
+        try:
+            parsed = await self._inference.in_thread(read)
+            asked = self._inference.ask(served, parsed, request.received)
+        except ProtocolError as error:
+            return self._refused(request, served, error)
+        return await self._finish(request, served, parsed, asked)
+
+    async def _finish(
+        self, request: Request, served: Served, parsed: InferRequest, asked: asyncio.Future[Arrays]
+    ) -> Response:
+        try:
+            content, length = build_response(served.model, parsed, await asked)
+        except ProtocolError as error:
+            return self._refused(request, served, error)
+        response = Response(content)
+        if length is not None:
+            response.content_type = "application/octet-stream"
+            response.headers = {"Inference-Header-Content-Length": str(length)}
+        served.metrics.answered(200, monotonic() - request.received)
+        return _packed(response, request.header(b"accept-encoding"))
+
+    def _refused(self, request: Request, served: Served, error: ProtocolError) -> Response:
+        served.metrics.answered(error.status, monotonic() - request.received)
+        return _refusal(error)
 
 
-async def _protocol_error(request: Request, error: ProtocolError) -> Response:  # noqa: ARG001
-    return JSONResponse({"error": str(error)}, status_code=error.status)
+def _statistics(served: Served) -> dict[str, Any]:
+    value = served.metrics.to_json()
+    exits = served.model.exits
+    return value if exits is None else {**value, "exits": exits.to_json()}
 
 
-async def _http_error(request: Request, error: HTTPException) -> Response:
-    return JSONResponse(
-        {"error": f"{error.detail}: {request.method} {request.url.path}"},
-        status_code=error.status_code,
-        headers=error.headers,
-    )
+def _allowed(request: Request, method: str) -> Response | None:
+    """A refusal where the request has another method."""
+    if request.method == method or (method == "GET" and request.method == "HEAD"):
+        return None
+    return Response.error(f"Method Not Allowed: {request.method} {request.path:.200}", 405, headers={"Allow": method})
 
 
-async def _internal_error(request: Request, error: Exception) -> Response:
-    _log.error("failed at %s %s", request.method, request.url.path, exc_info=error)
-    return JSONResponse({"error": "internal error; see the server's log"}, status_code=500)
+def _refusal(error: ProtocolError) -> Response:
+    headers = {}
+    if isinstance(error, OverloadedError):
+        headers["Retry-After"] = str(max(1, ceil(error.retry_after)))
+    return Response.error(str(error), error.status, headers=headers)
+
+
+def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
+    encoding = encoding.strip().lower()
+    if encoding in ("identity", ""):
+        return body
+    if encoding not in ("gzip", "deflate"):
+        raise ProtocolError(f"Content-Encoding: {encoding!r:.40}; gzip, deflate or none", 415)
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out which of the two headers it is
+    try:
+        plain = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise ProtocolError(f"body is not {encoding}: {error}") from None
+    if len(plain) > limit:
+        raise ProtocolError(f"request too large: at most {limit:,} bytes", 413)
+    if not inflater.eof:
+        raise ProtocolError(f"{encoding} body is cut off")
+    return plain
+
+
+def _packed(response: Response, accepted: str | None) -> Response:
+    """The answer as gzip or deflate where the client takes it and it is large."""
+    if accepted is None or len(response.body) < _MANY_BYTES:
+        return response
+    for encoding, bits in (("gzip", zlib.MAX_WBITS | 16), ("deflate", zlib.MAX_WBITS)):
+        if encoding in accepted:
+            packer = zlib.compressobj(1, wbits=bits)
+            response.body = packer.compress(response.body) + packer.flush()
+            response.headers = {**response.headers, "Content-Encoding": encoding, "Vary": "Accept-Encoding"}
+            break
+    return response

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
-from zoo.serving.exits import ExitCounter
+from zoo.serving.models import ServedModel
 from zoo.serving.tensors import (
     BYTES,
     ProtocolError,
@@ -25,47 +25,7 @@ from zoo.serving.tensors import (
     to_json,
 )
 
-EXTENSIONS = ("binary_tensor_data", "classification")
-VERSION = "1"
-"""Every model is served in one version."""
-
-
-class ServedModel(Protocol):
-    """A model as the server sees it."""
-
-    @property
-    def name(self) -> str:
-        """What clients call it."""
-        ...
-
-    @property
-    def inputs(self) -> Sequence[TensorSpec]:
-        """The tensors it takes."""
-        ...
-
-    @property
-    def outputs(self) -> Sequence[TensorSpec]:
-        """The tensors it gives."""
-        ...
-
-    @property
-    def labels(self) -> Sequence[str] | None:
-        """Names of the classes, where it knows them."""
-        ...
-
-    @property
-    def image_input(self) -> str | None:
-        """The input that also takes image files as BYTES."""
-        ...
-
-    @property
-    def exits(self) -> ExitCounter | None:
-        """Of a gated cascade: where images stopped."""
-        ...
-
-    def infer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """The named outputs. Raises ProtocolError for inputs the model refuses."""
-        ...
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,31 +45,48 @@ class InferRequest:
     id: str | None
     feeds: dict[str, NDArray[Any]]
     wanted: tuple[WantedOutput, ...]
+    timeout: float | None = None
+    """Seconds after which the client does not want the answer any more."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the wanted outputs."""
+        return tuple(wanted.name for wanted in self.wanted)
 
 
-def model_metadata(model: ServedModel) -> dict[str, Any]:
+def model_metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any]:
     """The answer to GET v2/models/NAME."""
     value: dict[str, Any] = {
         "name": model.name,
-        "versions": [VERSION],
+        "versions": list(versions),
         "platform": "onnx_onnxv1",
         "inputs": [tensor.to_json() for tensor in model.inputs],
         "outputs": [tensor.to_json() for tensor in model.outputs],
     }
     if model.labels is not None:
-        value["properties"] = {"labels": json.dumps(list(model.labels), ensure_ascii=False)}
+        value["properties"] = {"labels": orjson.dumps(list(model.labels)).decode()}
     return value
 
 
-def model_statistics(model: ServedModel, inferences: int) -> dict[str, Any]:
-    """The answer to GET v2/models/NAME/stats: requests answered and, of a gated cascade, where images stopped.
+def model_config(model: ServedModel, max_batch: int) -> dict[str, Any]:
+    """The answer to GET v2/models/NAME/config: what Triton's own tools ask before they call a model."""
 
-    Name, version and count are those of Triton's statistics extension, whose durations are not kept.
-    """
-    value: dict[str, Any] = {"name": model.name, "version": VERSION, "inference_count": inferences}
-    if model.exits is not None:
-        value["exits"] = model.exits.to_json()
-    return {"model_stats": [value]}
+    def tensors(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
+        free = 1 if max_batch > 1 else 0  # with a batch size, shapes are told without it
+        return [
+            {"name": spec.name, "data_type": _config_type(spec.datatype), "dims": list(spec.shape[free:])}
+            for spec in specs
+        ]
+
+    return {
+        "name": model.name,
+        "platform": "onnxruntime_onnx",
+        "backend": "onnxruntime",
+        "max_batch_size": max_batch if max_batch > 1 else 0,
+        "input": tensors(model.inputs),
+        "output": tensors(model.outputs),
+        **({"dynamic_batching": {}} if max_batch > 1 else {}),
+    }
 
 
 def parse_request(model: ServedModel, body: bytes, header: str | None) -> InferRequest:
@@ -121,8 +98,8 @@ def parse_request(model: ServedModel, body: bytes, header: str | None) -> InferR
     if header is not None and length == 0:
         return _raw_request(model, body)
     try:
-        request = json.loads(body[:length])
-    except (ValueError, RecursionError) as error:
+        request = orjson.loads(memoryview(body)[:length])
+    except ValueError as error:
         raise ProtocolError(f"request is not JSON: {error}") from None
     if not isinstance(request, dict) or not isinstance(request.get("inputs"), list):
         raise ProtocolError("request must be a JSON object with a list of inputs")
@@ -130,7 +107,7 @@ def parse_request(model: ServedModel, body: bytes, header: str | None) -> InferR
     identifier = request.get("id")
     if identifier is not None and not isinstance(identifier, str):
         raise ProtocolError(f"id: {identifier!r:.40}; must be a string")
-    return InferRequest(identifier, feeds, _wanted(model, request))
+    return InferRequest(identifier, feeds, _wanted(model, request), _timeout(request))
 
 
 def build_response(
@@ -153,11 +130,15 @@ def build_response(
         else:
             entry["data"] = to_json(array)
         outputs.append(entry)
-    value: dict[str, Any] = {"model_name": model.name, "model_version": VERSION, "outputs": outputs}
+    value: dict[str, Any] = {"model_name": model.name, "model_version": model.version, "outputs": outputs}
     if request.id is not None:
         value["id"] = request.id
-    head = json.dumps(value).encode()
+    head = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join([head, *tail]), len(head)) if tail else (head, None)
+
+
+def _config_type(datatype: str) -> str:
+    return "TYPE_STRING" if datatype == BYTES else f"TYPE_{datatype}"
 
 
 def _header_length(header: str, size: int) -> int:
@@ -266,6 +247,14 @@ def _wanted(model: ServedModel, request: Mapping[str, Any]) -> tuple[WantedOutpu
             raise ProtocolError(f"classification: {classes!r:.40}; must be how many classes to return")
         wanted.append(WantedOutput(name, parameters.get("binary_data", binary) is True, classes))
     return tuple(wanted)
+
+
+def _timeout(request: Mapping[str, Any]) -> float | None:
+    """Triton's request parameter, in microseconds there; 0 is none."""
+    timeout = _parameters(request).get("timeout", 0)
+    if type(timeout) is not int or timeout < 0:
+        raise ProtocolError(f"timeout: {timeout!r:.40}; must be a whole number of microseconds")
+    return timeout / 1e6 or None
 
 
 def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -123,12 +123,11 @@ def to_binary(array: NDArray[Any]) -> bytes:
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
 
 
-def to_json(array: NDArray[Any]) -> list[Any]:
-    """The elements of an array as a flat list, row by row."""
+def to_json(array: NDArray[Any]) -> list[str] | NDArray[Any]:
+    """The elements of an array, flat and row by row, for orjson: it writes NaN and infinity, which JSON lacks, as null."""
     if array.dtype == object:
         return [item.decode(errors="replace") for item in array.ravel()]
-    # JSON has no NaN or infinity, and a reader would choke on them.
-    return [None if isinstance(v, float) and not math.isfinite(v) else v for v in array.ravel().tolist()]
+    return np.ascontiguousarray(array).ravel()
 
 
 def datatype_of_array(array: NDArray[Any]) -> str:

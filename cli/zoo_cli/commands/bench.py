@@ -51,7 +51,7 @@ def _bench(
     html: Annotated[Path | None, typer.Option(help="Writes a page with the table and a plot, too.")] = None,
 ) -> None:
     """Measure latency, throughput and memory of models and runs, or find faster settings for a model (--tune)."""
-    from zoo.bench.feeds import some_images
+    from zoo.runtime.feeds import some_images
 
     devices = _providers(provider, models) if provider else [device]
     images = some_images(data, cache=cache_folder(), progress=out.progress) if data else ()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zoo_cli.command import command
 from zoo_cli.options import Device, Threads
 from zoo_cli.render import Output
+
+if TYPE_CHECKING:
+    import ssl
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,27 +22,104 @@ def add_to(app: typer.Typer) -> None:
 
 def _serve(
     out: Output,
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="ONNX files; a model is named by its stem.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL", help="ONNX files, named by their stem, and folders of them."),
+    ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8000,
     device: Device = "auto",
     threads: Threads = None,
+    max_batch: Annotated[
+        int, typer.Option(min=1, help="Rows computed together at most, where that is measured to help.")
+    ] = 32,
+    max_queue: Annotated[int, typer.Option(min=1, help="Rows that may wait before each model; then 429.")] = 256,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds after which an answer is too late, and refused before; 0: never.")
+    ] = 30.0,
+    poll: Annotated[
+        float, typer.Option(min=0, help="Seconds between looks for new and replaced files; 0: never.")
+    ] = 2.0,
+    max_body: Annotated[int, typer.Option(min=1, help="MB of a request at most.")] = 64,
+    max_connections: Annotated[int, typer.Option(min=1, help="Clients at a time.")] = 4096,
+    drain_delay: Annotated[
+        float, typer.Option(min=0, help="Seconds from SIGTERM on in which all is answered, but not ready.")
+    ] = 0.0,
+    drain: Annotated[float, typer.Option(min=0, help="Seconds that requests under way have after that.")] = 30.0,
+    api_keys: Annotated[
+        Path | None, typer.Option(help="A file of keys, one in a line: without one of them only health is told.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM): HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    tls_client_ca: Annotated[Path | None, typer.Option(help="Only clients with a certificate of these (PEM).")] = None,
+    access_log: Annotated[bool, typer.Option(help="A line of JSON for each request, on standard error.")] = False,
 ) -> None:
     """Serve ONNX models over the Open Inference Protocol v2 (REST) until Ctrl-C."""
     import json
     import sys
 
-    from zoo.serve import ServeRequest, serve
+    from zoo.serve.run import ServeRequest, serve
+    from zoo.serving.http import Limits
+    from zoo.serving.listen import Ending
 
-    request = ServeRequest(models=tuple(models), host=host, port=port, device=device, threads=threads)
+    request = ServeRequest(
+        models=tuple(models),
+        host=host,
+        port=port,
+        device=device,
+        threads=threads,
+        max_batch=max_batch,
+        max_queue=max_queue,
+        timeout=timeout,
+        poll=poll,
+        api_keys=_read_keys(api_keys),
+        tls=_tls(tls_cert, tls_key, tls_client_ca),
+        access_log=access_log,
+        limits=Limits(body=max_body * 2**20, connections=max_connections),
+        ending=Ending(delay=drain_delay, drain=drain),
+    )
 
-    def ready(url: str) -> None:
+    def ready(url: str, names: list[str]) -> None:
         if out.as_json:
-            sys.stdout.write(json.dumps({"url": url, "models": [model.stem for model in models]}) + "\n")
+            sys.stdout.write(json.dumps({"url": url, "models": names}) + "\n")
             sys.stdout.flush()
             return
         out.remark(f"serving on {url}   (stop with Ctrl-C)")
-        for model in models:
-            out.remark(f"  {url}/v2/models/{model.stem}/infer")
+        for name in names:
+            out.remark(f"  {url}/v2/models/{name}/infer")
 
     serve(request, ready, progress=out.progress)
+
+
+def _read_keys(path: Path | None) -> tuple[str, ...]:
+    from zoo.errors import UsageError
+
+    if path is None:
+        return ()
+    try:
+        keys = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"API keys cannot be read: {path} ({error}); give a text file, one key in a line") from None
+    if not keys:
+        raise UsageError(f"no API keys in {path}; put one in a line, or leave --api-keys out")
+    return keys
+
+
+def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
+    import ssl
+
+    from zoo.errors import UsageError
+
+    if cert is None:
+        if key is not None or client_ca is not None:
+            raise UsageError("--tls-key and --tls-client-ca need --tls-cert; give it, too")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(cert, key)
+        if client_ca is not None:
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"certificates cannot be used: {error}; give PEM files that belong together") from None
+    return context

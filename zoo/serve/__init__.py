@@ -1,0 +1,1 @@
+"""The verb `serve`: ONNX files behind the Open Inference Protocol."""

@@ -1,0 +1,93 @@
+"""An ONNX file as the server sees it; with a manifest it also takes image files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.artifacts.manifest import EXIT, INPUT, OUTPUT
+from zoo.data.images import check_size, decode_image
+from zoo.errors import DataError, ModelError
+from zoo.runtime.feeds import model_feeds
+from zoo.runtime.model import OnnxModel, TensorInfo
+from zoo.serving.batching import Pace
+from zoo.serving.exits import ExitCounter
+from zoo.serving.pace import measure_pace
+from zoo.serving.tensors import ProtocolError, TensorSpec, datatype_of
+
+
+class ServedOnnx:
+    """An ONNX file as the server sees it; with a manifest it also takes image files."""
+
+    def __init__(self, model: OnnxModel, *, name: str, version: str = "1") -> None:
+        """Raises ModelError where it takes or gives what the protocol lacks."""
+        self._model = model
+        self.name = name
+        self.version = version
+        self.inputs: Sequence[TensorSpec] = [_spec(model, tensor) for tensor in model.inputs]
+        self.outputs: Sequence[TensorSpec] = [_spec(model, tensor) for tensor in model.outputs]
+        self.labels: Sequence[str] | None = model.manifest.labels if model.manifest else None
+        self.probabilities = OUTPUT if model.manifest else None
+        self.image_input = INPUT if model.manifest else None
+        self.exits = _exit_counter(model, name)
+
+    def pace(self, limit: int) -> Pace:
+        """How it is best called, with at most `limit` rows at once; measured now, which warms it up, too."""
+        tensors = [*self.inputs, *self.outputs]
+        joins = bool(self.inputs) and all(tensor.shape and tensor.shape[0] < 0 for tensor in tensors)
+        names = [output.name for output in self.outputs]
+        return measure_pace(
+            self._model.run,
+            lambda rows: model_feeds(self._model, batch=rows, images=())[0],
+            names,
+            limit=limit,
+            joins=joins,
+        )
+
+    def check(self, feeds: Mapping[str, NDArray[Any]]) -> None:
+        """Raises ProtocolError for pixels that are none, or too many."""
+        image = feeds.get(self.image_input) if self.image_input else None
+        if image is None:
+            return
+        if 0 in image.shape:
+            raise ProtocolError(f"no pixels: {INPUT} of shape {list(image.shape)}; send at least one")
+        try:
+            check_size(image.shape[2], image.shape[1], INPUT)
+        except DataError as error:
+            raise ProtocolError(str(error)) from None
+
+    def decode(self, content: bytes, name: str) -> NDArray[np.uint8]:
+        """The pixels [H, W, 3] of an image file. Raises ProtocolError where it cannot be read."""
+        try:
+            return decode_image(content, name)
+        except DataError as error:
+            raise ProtocolError(str(error)) from None
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """The named outputs. Raises ProtocolError for inputs the model refuses."""
+        wanted = [*outputs, EXIT] if self.exits is not None else outputs
+        try:
+            answers = self._model.run(feeds, wanted)
+        except Exception as error:  # ONNX Runtime refuses, e.g. shapes that do not go together
+            raise ProtocolError(f"{self.name} refuses the input: {' '.join(str(error).split()):.300}") from None
+        if self.exits is not None:
+            self.exits.add(answers.pop())
+        return answers
+
+
+def _exit_counter(model: OnnxModel, name: str) -> ExitCounter | None:
+    cascade = model.manifest.cascade if model.manifest else None
+    if cascade is None or cascade["kind"] != "gate":
+        return None
+    members = cascade["members"]
+    return ExitCounter(name, [m["backbone"] for m in members], [m["exit_rate"] for m in members])
+
+
+def _spec(model: OnnxModel, tensor: TensorInfo) -> TensorSpec:
+    datatype = datatype_of(tensor.type)
+    if datatype is None:
+        raise ModelError(f"{model.path} cannot be served: {tensor.name} is {tensor.type}, which the protocol lacks")
+    return TensorSpec(tensor.name, datatype, tensor.shape)

@@ -1,0 +1,233 @@
+"""Requests to calls of a model: what waits while it computes goes into its next call together.
+
+No request waits for others to come: at low load it is computed at once, at high load batches form by themselves. How
+many rows a call takes at most is measured when the model is loaded (`zoo.serving.pace`): on a CPU a large network is
+slower per row in batches, a small one several times as fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.serving.tensors import ProtocolError
+
+Arrays = list[NDArray[Any]]
+Infer = Callable[[Mapping[str, NDArray[Any]], Sequence[str]], Arrays]
+
+_SMOOTHING = 0.1
+_log = logging.getLogger(__name__)
+
+
+class OverloadedError(ProtocolError):
+    """More is asked than can be answered in time."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message, 429)
+        self.retry_after = retry_after
+        """Seconds after which it may be worth another try."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How a model is called, as measured when it was loaded."""
+
+    max_batch: int
+    """Rows of a call at most."""
+    row_seconds: float
+    """Of each row in calls of that size."""
+    inline: bool = False
+    """Whether calls are so short that handing them to a thread would cost more than they hold up."""
+
+
+class Job:
+    """The rows of one request, and who waits for the answer."""
+
+    __slots__ = ("deadline", "feeds", "future", "key", "outputs", "queued", "rows")
+
+    def __init__(
+        self,
+        feeds: Mapping[str, NDArray[Any]],
+        outputs: tuple[str, ...],
+        deadline: float,
+        future: asyncio.Future[Arrays],
+    ) -> None:
+        self.feeds = feeds
+        self.outputs = outputs
+        self.deadline = deadline
+        self.future = future
+        self.queued = monotonic()
+        self.rows = next((len(array) for array in feeds.values() if array.ndim), 1)
+        self.key: tuple[object, ...] = (
+            outputs,
+            *((name, array.dtype, array.shape[1:]) for name, array in feeds.items()),
+        )
+        """What jobs of one call have in common."""
+
+
+class Batcher:
+    """The queue before one model. All of it but the calls themselves runs in the event loop that made it."""
+
+    def __init__(
+        self,
+        infer: Infer,
+        pace: Pace,
+        *,
+        max_queue: int = 256,
+        called: Callable[[Sequence[Job], float, float], None] | None = None,
+    ) -> None:
+        """`max_queue`: rows that may wait. `called` is told of each call: jobs, when it began, and its seconds."""
+        self._infer = infer
+        self._pace = pace
+        self._max_queue = max_queue
+        self._called = called
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Job] = deque()
+        self._rows = 0
+        self._row_seconds = pace.row_seconds
+        self._busy = False
+        self._closed = False
+        self._wake = threading.Semaphore(0)
+        self._batch: list[Job] = []
+        if not pace.inline:
+            threading.Thread(target=self._work, name="model", daemon=True).start()
+
+    @property
+    def waiting(self) -> int:
+        """Rows in the queue."""
+        return self._rows
+
+    @property
+    def expected_seconds(self) -> float:
+        """How long the rows in the queue will take."""
+        return self._rows * self._row_seconds
+
+    def submit(
+        self, feeds: Mapping[str, NDArray[Any]], outputs: tuple[str, ...], deadline: float
+    ) -> asyncio.Future[Arrays]:
+        """The named outputs for the rows in `feeds`, once they are computed; cancel it where nobody waits any more.
+
+        Raises OverloadedError where the queue is full, or where it is so long that the answer would be later than
+        `deadline` (by `time.monotonic`): refused at once, a client can try elsewhere.
+        """
+        expected = self.expected_seconds
+        if self._rows >= self._max_queue or monotonic() + expected > deadline:
+            raise OverloadedError("too many requests: the queue is full; try again later", expected)
+        job = Job(feeds, outputs, deadline, self._loop.create_future())
+        self._queue.append(job)
+        self._rows += job.rows
+        if not self._busy:
+            self._busy = True
+            # Behind what else has just arrived, which then goes into the same call.
+            self._loop.call_soon(self._start)
+        return job.future
+
+    def close(self) -> None:
+        """Ends the thread, once the queue is empty."""
+        self._closed = True
+        if not self._busy:
+            self._wake.release()
+
+    def _start(self) -> None:
+        self._batch = self._take()
+        if not self._batch:
+            self._busy = False
+            if self._closed:
+                self._wake.release()
+        elif self._pace.inline:
+            self._finish(*_call(self._infer, self._batch))
+        else:
+            self._wake.release()
+
+    def _work(self) -> None:
+        while True:
+            self._wake.acquire()
+            if not self._batch:
+                return
+            outcome = _call(self._infer, self._batch)
+            try:
+                self._loop.call_soon_threadsafe(self._finish, *outcome)
+            except RuntimeError:  # the loop has ended meanwhile
+                return
+
+    def _take(self) -> list[Job]:
+        """The oldest job, and those that fit into one call with it."""
+        now, taken, rows, left = monotonic(), list[Job](), 0, list[Job]()
+        while self._queue:
+            job = self._queue.popleft()
+            if job.future.done():
+                self._rows -= job.rows
+            elif job.deadline < now:
+                self._rows -= job.rows
+                job.future.set_exception(OverloadedError("no answer in time; try again later", self.expected_seconds))
+            elif not taken or (job.key == taken[0].key and rows + job.rows <= self._pace.max_batch):
+                taken.append(job)
+                rows += job.rows
+                if rows >= self._pace.max_batch:
+                    break
+            else:
+                left.append(job)
+                if len(left) >= self._pace.max_batch:
+                    break
+        self._queue.extendleft(reversed(left))
+        self._rows -= rows
+        return taken
+
+    def _finish(self, answers: Arrays | None, error: Exception | None, began: float, seconds: float) -> None:
+        batch, self._batch = self._batch, []
+        rows = sum(job.rows for job in batch)
+        if rows:
+            self._row_seconds += _SMOOTHING * (seconds / rows - self._row_seconds)
+        if error is not None and len(batch) > 1:
+            # One of them may have spoilt it for all: each alone, oldest first.
+            for job in reversed(batch):
+                self._queue.appendleft(job)
+                self._rows += job.rows
+            for job in batch:
+                job.key = (id(job),)
+        elif error is not None:
+            if not batch[0].future.done():
+                batch[0].future.set_exception(error)
+        else:
+            assert answers is not None
+            self._hand_out(batch, answers)
+        if self._called is not None:
+            self._called(batch, began, seconds)
+        if self._pace.inline:
+            self._loop.call_soon(self._start)
+        else:
+            self._start()
+
+    def _hand_out(self, batch: Sequence[Job], answers: Arrays) -> None:
+        if len(batch) == 1:
+            if not batch[0].future.done():
+                batch[0].future.set_result(answers)
+            return
+        at = 0
+        for job in batch:
+            if not job.future.done():
+                job.future.set_result([array[at : at + job.rows] for array in answers])
+            at += job.rows
+
+
+def _call(infer: Infer, batch: Sequence[Job]) -> tuple[Arrays | None, Exception | None, float, float]:
+    """What the model says, or why it says nothing, when it was called and for how many seconds."""
+    first = batch[0]
+    began = monotonic()
+    try:
+        feeds = first.feeds
+        if len(batch) > 1:
+            feeds = {name: np.concatenate([job.feeds[name] for job in batch]) for name in first.feeds}
+        answers = infer(feeds, first.outputs)
+    except Exception as error:
+        return None, error, began, monotonic() - began
+    return answers, None, began, monotonic() - began

@@ -1,0 +1,75 @@
+"""From a request that fits a model to its answer, whichever door it came through."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import inf
+from typing import TypeVar
+
+import numpy as np
+
+from zoo.serving.batching import Arrays
+from zoo.serving.models import Served
+from zoo.serving.protocol import InferRequest
+from zoo.serving.tensors import ProtocolError
+
+T = TypeVar("T")
+
+
+class Inference:
+    """Asks models, and has threads for what takes time before that: decoding images, reading large JSON."""
+
+    def __init__(self, *, timeout: float | None, workers: int) -> None:
+        """`timeout`: seconds after which nobody waits any more, where a request does not say it."""
+        self._timeout = timeout or inf
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """What `work` gives, while others are answered."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def ask(self, served: Served, request: InferRequest, received: float) -> asyncio.Future[Arrays]:
+        """The wanted outputs, in order. Raises ProtocolError, also as the future's, for what cannot be answered.
+
+        `received`: when the request came, by `time.monotonic`.
+        """
+        files = served.model.image_input and request.feeds.get(served.model.image_input)
+        if files is not None and not isinstance(files, str) and files.dtype == object:
+            return asyncio.ensure_future(self._ask_files(served, list(files.ravel()), request, received))
+        served.model.check(request.feeds)
+        return served.batcher.submit(request.feeds, request.names, self._deadline(request, received))
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _deadline(self, request: InferRequest, received: float) -> float:
+        return received + min(request.timeout or inf, self._timeout)
+
+    async def _ask_files(
+        self, served: Served, files: Sequence[bytes], request: InferRequest, received: float
+    ) -> Arrays:
+        """Each image is a row of its own: they may differ in size."""
+        name = served.model.image_input
+        assert name is not None
+        if not files:
+            raise ProtocolError(f"no image files: {name} is empty; send at least one")
+        loop = asyncio.get_running_loop()
+        images = await asyncio.gather(
+            *(
+                loop.run_in_executor(self._pool, served.model.decode, content, f"image {row}")
+                for row, content in enumerate(files)
+            )
+        )
+        deadline, waiting = self._deadline(request, received), list[asyncio.Future[Arrays]]()
+        try:
+            for image in images:
+                waiting.append(served.batcher.submit({name: image[None]}, request.names, deadline))
+            answers = await asyncio.gather(*waiting)
+        except BaseException:
+            for each in waiting:
+                each.cancel()
+            raise
+        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]

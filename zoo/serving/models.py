@@ -1,0 +1,139 @@
+"""The models of a server: what each is, the queue before it, and what is counted of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.serving.batching import Batcher, Job, Pace
+from zoo.serving.exits import ExitCounter
+from zoo.serving.metrics import ModelMetrics
+from zoo.serving.tensors import ProtocolError, TensorSpec
+
+
+class ServedModel(Protocol):
+    """A model as the server sees it."""
+
+    @property
+    def name(self) -> str:
+        """What clients call it."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """A whole number."""
+        ...
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """The tensors it takes."""
+        ...
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """The tensors it gives."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[str] | None:
+        """Names of the classes, where it knows them."""
+        ...
+
+    @property
+    def probabilities(self) -> str | None:
+        """The output that holds a probability [N, C] for each of the labels."""
+        ...
+
+    @property
+    def image_input(self) -> str | None:
+        """The input that also takes image files as BYTES."""
+        ...
+
+    @property
+    def exits(self) -> ExitCounter | None:
+        """Of a gated cascade: where images stopped."""
+        ...
+
+    def check(self, feeds: Mapping[str, NDArray[Any]]) -> None:
+        """Raises ProtocolError for tensors of fitting shapes that the model must not be asked about."""
+        ...
+
+    def decode(self, content: bytes, name: str) -> NDArray[np.uint8]:
+        """The pixels [H, W, 3] of an image file. Raises ProtocolError naming `name` where it cannot be read."""
+        ...
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """The named outputs. Raises ProtocolError for inputs the model refuses."""
+        ...
+
+
+class Served:
+    """One version of a model at work."""
+
+    def __init__(self, model: ServedModel, pace: Pace, *, max_queue: int) -> None:
+        self.model = model
+        self.pace = pace
+        self.metrics = ModelMetrics(model.name, model.version, model.labels)
+        self.batcher = Batcher(self._infer, pace, max_queue=max_queue, called=self._called)
+        self._counted: NDArray[Any] | None = None
+
+    def _infer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        counted = self.model.probabilities
+        if counted is None:
+            return self.model.infer(feeds, outputs)
+        *answers, self._counted = self.model.infer(feeds, [*outputs, counted])
+        return answers
+
+    def _called(self, jobs: Sequence[Job], began: float, seconds: float) -> None:
+        counted, self._counted = self._counted, None
+        self.metrics.called(sum(job.rows for job in jobs), (began - job.queued for job in jobs), seconds)
+        if counted is not None:
+            self.metrics.predicted(counted)
+
+
+class Models:
+    """All models of a server by name and version. Asked for without a version, the highest one answers."""
+
+    def __init__(self) -> None:
+        self._versions: dict[str, dict[str, Served]] = {}
+        self._newest: dict[str, Served] = {}
+
+    def __iter__(self) -> Iterator[Served]:
+        """All versions of all models."""
+        for versions in self._versions.values():
+            yield from versions.values()
+
+    def put(self, served: Served) -> None:
+        """Adds a version, or replaces it: what the old one was asked it still answers."""
+        versions = self._versions.setdefault(served.model.name, {})
+        old = versions.get(served.model.version)
+        versions[served.model.version] = served
+        self._newest[served.model.name] = versions[max(versions, key=int)]
+        if old is not None:
+            old.batcher.close()
+
+    def remove(self, name: str, version: str) -> None:
+        """Takes a version out, once it has answered what it was asked."""
+        versions = self._versions[name]
+        versions.pop(version).batcher.close()
+        if versions:
+            self._newest[name] = versions[max(versions, key=int)]
+        else:
+            del self._versions[name], self._newest[name]
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of a model, lowest first."""
+        return sorted(self._versions.get(name, ()), key=int)
+
+    def find(self, name: str, version: str | None = None) -> Served:
+        """The model of this name. Raises ProtocolError where there is none."""
+        found = self._newest.get(name) if version is None else self._versions.get(name, {}).get(version)
+        if found is not None:
+            return found
+        if name not in self._newest:
+            there = ", ".join(self._versions) or "none"
+            raise ProtocolError(f"unknown model: {name!r:.80}; this server has {there}", 404)
+        raise ProtocolError(f"unknown version of {name}: {version!r:.40}; it has {', '.join(self.versions(name))}", 404)
