@@ -21,7 +21,6 @@ from zoo.serving.protocol import (
     build_response,
     model_config,
     model_metadata,
-    parse_request,
 )
 from zoo.serving.tensors import ProtocolError
 
@@ -111,7 +110,7 @@ class App:
         if packed or (length is None and len(request.body) > _LARGE):
             return self._infer_later(request, served, encoding or "", length)
         try:
-            parsed = parse_request(served.model, request.body, length)
+            parsed = served.requests.read(request.body, length)
             asked = self._inference.ask(served, parsed, request.received)
         except ProtocolError as error:
             return self._refused(request, served, error)
@@ -121,7 +120,7 @@ class App:
         """With a body that takes time to read."""
 
         def read() -> InferRequest:
-            return parse_request(served.model, _unpacked(request.body, encoding, self._max_body), length)
+            return served.requests.read(_unpacked(request.body, encoding, self._max_body), length)
 
         try:
             parsed = await self._inference.in_thread(read)

@@ -11,14 +11,14 @@ import itertools
 import logging
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from math import inf
 from secrets import token_hex
 from time import monotonic
-from typing import cast
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
@@ -102,7 +102,7 @@ class Response:
         return cls.json({"error": message}, status=status, headers=headers)
 
 
-Answer = Response | Awaitable[Response]
+Answer = Response | Coroutine[Any, Any, Response]
 Handler = Callable[[Request], Answer]
 Refuse = Callable[[Request], Response | None]
 Finished = Callable[[Request, Response], None]
@@ -148,6 +148,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, shared: Connections) -> None:
         self._shared = shared
+        self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._peer = ""
@@ -291,7 +292,7 @@ class Connection(asyncio.Protocol):
         if isinstance(answer, Response):
             self._send(request, answer)
             return
-        self._pending = asyncio.ensure_future(answer)
+        self._pending = self._loop.create_task(answer)
         self._pending.add_done_callback(self._answered)
 
     def _answered(self, future: asyncio.Future[Response]) -> None:
@@ -317,7 +318,7 @@ class Connection(asyncio.Protocol):
         self.deadline = monotonic() + self._shared.limits.idle_seconds
         if self._waiting:
             # By the loop, so that a client with a thousand requests in one packet does not deepen the stack.
-            asyncio.get_running_loop().call_soon(self._next)
+            self._loop.call_soon(self._next)
 
     def _next(self) -> None:
         if self._answering is None and self._waiting and self._transport is not None and not self._full:

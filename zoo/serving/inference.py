@@ -39,14 +39,14 @@ class Inference:
         if files is not None and not isinstance(files, str) and files.dtype == object:
             return asyncio.ensure_future(self._ask_files(served, list(files.ravel()), request, received))
         served.model.check(request.feeds)
-        return served.batcher.submit(request.feeds, request.names, self._deadline(request, received))
+        return served.batcher.submit(request.feeds, request.head.names, self._deadline(request, received))
 
     def close(self) -> None:
         """Ends the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _deadline(self, request: InferRequest, received: float) -> float:
-        return received + min(request.timeout or inf, self._timeout)
+        return received + min(request.head.timeout or inf, self._timeout)
 
     async def _ask_files(
         self, served: Served, files: Sequence[bytes], request: InferRequest, received: float
@@ -66,7 +66,7 @@ class Inference:
         deadline, waiting = self._deadline(request, received), list[asyncio.Future[Arrays]]()
         try:
             for image in images:
-                waiting.append(served.batcher.submit({name: image[None]}, request.names, deadline))
+                waiting.append(served.batcher.submit({name: image[None]}, request.head.names, deadline))
             answers = await asyncio.gather(*waiting)
         except BaseException:
             for each in waiting:

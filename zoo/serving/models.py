@@ -3,71 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from zoo.serving.batching import Batcher, Job, Pace
-from zoo.serving.exits import ExitCounter
 from zoo.serving.metrics import ModelMetrics
-from zoo.serving.tensors import ProtocolError, TensorSpec
-
-
-class ServedModel(Protocol):
-    """A model as the server sees it."""
-
-    @property
-    def name(self) -> str:
-        """What clients call it."""
-        ...
-
-    @property
-    def version(self) -> str:
-        """A whole number."""
-        ...
-
-    @property
-    def inputs(self) -> Sequence[TensorSpec]:
-        """The tensors it takes."""
-        ...
-
-    @property
-    def outputs(self) -> Sequence[TensorSpec]:
-        """The tensors it gives."""
-        ...
-
-    @property
-    def labels(self) -> Sequence[str] | None:
-        """Names of the classes, where it knows them."""
-        ...
-
-    @property
-    def probabilities(self) -> str | None:
-        """The output that holds a probability [N, C] for each of the labels."""
-        ...
-
-    @property
-    def image_input(self) -> str | None:
-        """The input that also takes image files as BYTES."""
-        ...
-
-    @property
-    def exits(self) -> ExitCounter | None:
-        """Of a gated cascade: where images stopped."""
-        ...
-
-    def check(self, feeds: Mapping[str, NDArray[Any]]) -> None:
-        """Raises ProtocolError for tensors of fitting shapes that the model must not be asked about."""
-        ...
-
-    def decode(self, content: bytes, name: str) -> NDArray[np.uint8]:
-        """The pixels [H, W, 3] of an image file. Raises ProtocolError naming `name` where it cannot be read."""
-        ...
-
-    def infer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """The named outputs. Raises ProtocolError for inputs the model refuses."""
-        ...
+from zoo.serving.model import ServedModel
+from zoo.serving.protocol import Requests
+from zoo.serving.tensors import ProtocolError
 
 
 class Served:
@@ -76,6 +20,7 @@ class Served:
     def __init__(self, model: ServedModel, pace: Pace, *, max_queue: int) -> None:
         self.model = model
         self.pace = pace
+        self.requests = Requests(model)
         self.metrics = ModelMetrics(model.name, model.version, model.labels)
         self.batcher = Batcher(self._infer, pace, max_queue=max_queue, called=self._called)
         self._counted: NDArray[Any] | None = None

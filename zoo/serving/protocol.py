@@ -12,11 +12,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from zoo.serving.models import ServedModel
+from zoo.serving.model import ServedModel
 from zoo.serving.tensors import (
     BYTES,
     ProtocolError,
     TensorSpec,
+    binary_size,
     check_shape,
     datatype_of_array,
     from_binary,
@@ -26,6 +27,8 @@ from zoo.serving.tensors import (
 )
 
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
+_HEADS = 256
+"""Those remembered of each model; then all are forgotten, which costs less than to find the oldest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +42,68 @@ class WantedOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class PlacedInput:
+    """One input as the head of a request announces it: its bytes follow the head, or its data stand in it."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    size: int | None
+    """Of its bytes, in the order of inputs."""
+    data: object
+    is_files: bool
+
+
+class Head:
+    """What a request says before its binary tensors: all that does not depend on them."""
+
+    __slots__ = ("id", "inputs", "names", "timeout", "wanted", "written")
+
+    def __init__(
+        self,
+        inputs: tuple[PlacedInput, ...],
+        wanted: tuple[WantedOutput, ...],
+        *,
+        identifier: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self.inputs = inputs
+        self.wanted = wanted
+        self.names = tuple(output.name for output in wanted)
+        self.id = identifier
+        self.timeout = timeout
+        """Seconds after which the client does not want the answer any more."""
+        self.written: dict[object, bytes] = {}
+        """Heads of answers to it, by the kinds and shapes of their tensors."""
+
+    @property
+    def recurs(self) -> bool:
+        """Whether the same client may well send it again, to the byte."""
+        return self.id is None and all(tensor.size is not None for tensor in self.inputs)
+
+    def feeds(self, tail: memoryview) -> dict[str, NDArray[Any]]:
+        """The tensors, given what follows the head. Raises ProtocolError where they do not fit what it says."""
+        feeds: dict[str, NDArray[Any]] = {}
+        for tensor in self.inputs:
+            if tensor.size is None:
+                array = from_json(tensor.name, tensor.datatype, tensor.shape, tensor.data)
+                feeds[tensor.name] = _decode_base64(tensor.name, array) if tensor.is_files else array
+                continue
+            if tensor.size > len(tail):
+                raise ProtocolError(f"binary_data_size of {tensor.name}: {tensor.size}; only {len(tail)} bytes follow")
+            feeds[tensor.name] = from_binary(tensor.name, tensor.datatype, tensor.shape, tail[: tensor.size])
+            tail = tail[tensor.size :]
+        if len(tail):
+            raise ProtocolError(f"{len(tail)} bytes too many after the last binary input")
+        return feeds
+
+
+@dataclass(frozen=True, slots=True)
 class InferRequest:
     """A request that fits the model."""
 
-    id: str | None
-    feeds: dict[str, NDArray[Any]]
-    wanted: tuple[WantedOutput, ...]
-    timeout: float | None = None
-    """Seconds after which the client does not want the answer any more."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Those of the wanted outputs."""
-        return tuple(wanted.name for wanted in self.wanted)
+    head: Head
+    feeds: Mapping[str, NDArray[Any]]
 
 
 def model_metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any]:
@@ -89,59 +141,96 @@ def model_config(model: ServedModel, max_batch: int) -> dict[str, Any]:
     }
 
 
-def parse_request(model: ServedModel, body: bytes, header: str | None) -> InferRequest:
-    """The request in `body`; `header` is Inference-Header-Content-Length, None where it was not sent.
+class Requests:
+    """Reads what a model is asked.
 
-    Raises ProtocolError for everything that does not fit the protocol or the model.
+    Clients ask in the same words again and again, with other tensors behind them: such heads are read once. On a small
+    network reading them takes as long as its answer.
     """
-    length = len(body) if header is None else _header_length(header, len(body))
-    if header is not None and length == 0:
-        return _raw_request(model, body)
-    try:
-        request = orjson.loads(memoryview(body)[:length])
-    except ValueError as error:
-        raise ProtocolError(f"request is not JSON: {error}") from None
-    if not isinstance(request, dict) or not isinstance(request.get("inputs"), list):
-        raise ProtocolError("request must be a JSON object with a list of inputs")
-    feeds = _feeds(model, request["inputs"], memoryview(body)[length:])
-    identifier = request.get("id")
-    if identifier is not None and not isinstance(identifier, str):
-        raise ProtocolError(f"id: {identifier!r:.40}; must be a string")
-    return InferRequest(identifier, feeds, _wanted(model, request), _timeout(request))
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+        self._heads: dict[bytes, Head] = {}
+
+    def read(self, body: bytes, length: str | None) -> InferRequest:
+        """The request in `body`; `length` is Inference-Header-Content-Length, None where it was not sent.
+
+        Raises ProtocolError for everything that does not fit the protocol or the model.
+        """
+        size = len(body) if length is None else _head_length(length, len(body))
+        if length is not None and size == 0:
+            return _raw_request(self._model, body)
+        text = body[:size]
+        head = self._heads.get(text)
+        if head is None:
+            head = _read_head(self._model, text)
+            if head.recurs:
+                if len(self._heads) >= _HEADS:
+                    self._heads.clear()
+                self._heads[text] = head
+        return InferRequest(head, head.feeds(memoryview(body)[size:]))
 
 
 def build_response(
     model: ServedModel, request: InferRequest, answers: Sequence[NDArray[Any]]
 ) -> tuple[bytes, int | None]:
     """The response body, and the length of its JSON part where binary tensors follow it."""
-    outputs, tail = [], []
-    for wanted, answer in zip(request.wanted, answers, strict=True):
-        array = _classify(answer, wanted.classes, model.labels) if wanted.classes else answer
+    head = request.head
+    arrays = [
+        _classify(answer, wanted.classes, model.labels) if wanted.classes else answer
+        for wanted, answer in zip(head.wanted, answers, strict=True)
+    ]
+    # FP16 exists in binary form only.
+    binary = [wanted.binary or array.dtype == np.float16 for wanted, array in zip(head.wanted, arrays, strict=True)]
+    tail = [to_binary(array) for array, is_binary in zip(arrays, binary, strict=True) if is_binary]
+    if len(tail) < len(arrays) or any(array.dtype == object for array in arrays):
+        text = _answer_head(model, head, arrays, binary)
+        return (b"".join([text, *tail]), len(text)) if tail else (text, None)
+    kinds = tuple([(array.dtype, array.shape) for array in arrays])
+    written = head.written.get(kinds)
+    if written is None:
+        written = head.written[kinds] = _answer_head(model, head, arrays, binary)
+    return b"".join([written, *tail]), len(written)
+
+
+def _answer_head(model: ServedModel, head: Head, arrays: Sequence[NDArray[Any]], binary: Sequence[bool]) -> bytes:
+    outputs = []
+    for wanted, array, is_binary in zip(head.wanted, arrays, binary, strict=True):
         entry: dict[str, Any] = {
             "name": wanted.name,
             "datatype": datatype_of_array(array),
             "shape": list(array.shape),
         }
-        # FP16 exists in binary form only.
-        if wanted.binary or array.dtype == np.float16:
-            raw = to_binary(array)
-            entry["parameters"] = {"binary_data_size": len(raw)}
-            tail.append(raw)
+        if is_binary:
+            entry["parameters"] = {"binary_data_size": binary_size(array)}
         else:
             entry["data"] = to_json(array)
         outputs.append(entry)
     value: dict[str, Any] = {"model_name": model.name, "model_version": model.version, "outputs": outputs}
-    if request.id is not None:
-        value["id"] = request.id
-    head = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    return (b"".join([head, *tail]), len(head)) if tail else (head, None)
+    if head.id is not None:
+        value["id"] = head.id
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _read_head(model: ServedModel, text: bytes) -> Head:
+    try:
+        request = orjson.loads(text)
+    except ValueError as error:
+        raise ProtocolError(f"request is not JSON: {error}") from None
+    if not isinstance(request, dict) or not isinstance(request.get("inputs"), list):
+        raise ProtocolError("request must be a JSON object with a list of inputs")
+    identifier = request.get("id")
+    if identifier is not None and not isinstance(identifier, str):
+        raise ProtocolError(f"id: {identifier!r:.40}; must be a string")
+    inputs = _inputs(model, request["inputs"])
+    return Head(inputs, _wanted(model, request), identifier=identifier, timeout=_timeout(request))
 
 
 def _config_type(datatype: str) -> str:
     return "TYPE_STRING" if datatype == BYTES else f"TYPE_{datatype}"
 
 
-def _header_length(header: str, size: int) -> int:
+def _head_length(header: str, size: int) -> int:
     if not header.isascii() or not header.isdigit() or int(header) > size:
         raise ProtocolError(f"Inference-Header-Content-Length: {header!r:.40}; a whole number up to the body's {size}")
     return int(header)
@@ -165,41 +254,33 @@ def _raw_request(model: ServedModel, body: bytes) -> InferRequest:
             shape[shape.index(-1)] = len(body) // max(known, 1)
         array = from_binary(spec.name, spec.datatype, tuple(shape), memoryview(body))
     wanted = tuple(WantedOutput(output.name, binary=True) for output in model.outputs)
-    return InferRequest(None, {spec.name: array}, wanted)
+    return InferRequest(Head((), wanted), {spec.name: array})
 
 
-def _feeds(model: ServedModel, entries: list[Any], tail: memoryview) -> dict[str, NDArray[Any]]:
+def _inputs(model: ServedModel, entries: list[Any]) -> tuple[PlacedInput, ...]:
     specs = {spec.name: spec for spec in model.inputs}
-    feeds: dict[str, NDArray[Any]] = {}
+    placed: dict[str, PlacedInput] = {}
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise ProtocolError("every input must be an object with a name")
         name, datatype = entry["name"], entry.get("datatype")
         if name not in specs:
             raise ProtocolError(f"unknown input: {name!r:.80}; {model.name} has {', '.join(specs)}")
-        if name in feeds:
+        if name in placed:
             raise ProtocolError(f"input given twice: {name!r}")
         if not isinstance(datatype, str):
             raise ProtocolError(f"input {name} has no datatype")
         shape = check_shape(name, entry.get("shape"))
         _check_fits(specs[name], datatype, shape, takes_files=name == model.image_input)
         size = _parameters(entry).get("binary_data_size")
-        if size is None:
-            array = from_json(name, datatype, shape, entry.get("data"))
-            if name == model.image_input and datatype == BYTES:
-                array = _decode_base64(name, array)
-        else:
-            if type(size) is not int or not 0 <= size <= len(tail):
-                raise ProtocolError(f"binary_data_size of {name}: {size!r:.40}; {len(tail)} bytes follow the JSON")
-            array = from_binary(name, datatype, shape, tail[:size])
-            tail = tail[size:]
-        feeds[name] = array
-    if len(tail):
-        raise ProtocolError(f"{len(tail)} bytes too many after the last binary input")
-    missing = [name for name in specs if name not in feeds]
+        if size is not None and (type(size) is not int or size < 0):
+            raise ProtocolError(f"binary_data_size of {name}: {size!r:.40}; must be a number of bytes")
+        is_files = name == model.image_input and datatype == BYTES
+        placed[name] = PlacedInput(name, datatype, shape, size, entry.get("data"), is_files)
+    missing = [name for name in specs if name not in placed]
     if missing:
         raise ProtocolError(f"missing input: {', '.join(missing)}")
-    return feeds
+    return tuple(placed.values())
 
 
 def _check_fits(spec: TensorSpec, datatype: str, shape: tuple[int, ...], *, takes_files: bool) -> None:

@@ -123,8 +123,13 @@ def to_binary(array: NDArray[Any]) -> bytes:
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
 
 
+def binary_size(array: NDArray[Any]) -> int:
+    """How many bytes `to_binary` makes of an array."""
+    return sum(4 + len(item) for item in array.ravel()) if array.dtype == object else array.nbytes
+
+
 def to_json(array: NDArray[Any]) -> list[str] | NDArray[Any]:
-    """The elements of an array, flat and row by row, for orjson: it writes NaN and infinity, which JSON lacks, as null."""
+    """The elements of an array, flat and row by row, for orjson, which writes NaN and infinity as null."""
     if array.dtype == object:
         return [item.decode(errors="replace") for item in array.ravel()]
     return np.ascontiguousarray(array).ravel()
