@@ -32,6 +32,7 @@ class ServedOnnx:
         self.labels: Sequence[str] | None = model.manifest.labels if model.manifest else None
         self.probabilities = OUTPUT if model.manifest else None
         self.image_input = INPUT if model.manifest else None
+        self.facts = _facts(model)
         self.exits = _exit_counter(model, name)
 
     def pace(self, limit: int) -> Pace:
@@ -68,14 +69,30 @@ class ServedOnnx:
 
     def infer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """The named outputs. Raises ProtocolError for inputs the model refuses."""
-        wanted = [*outputs, EXIT] if self.exits is not None else outputs
+        hidden = [EXIT] if self.exits is not None and EXIT not in outputs else []
+        wanted = [*outputs, *hidden]
         try:
             answers = self._model.run(feeds, wanted)
         except Exception as error:  # ONNX Runtime refuses, e.g. shapes that do not go together
             raise ProtocolError(f"{self.name} refuses the input: {' '.join(str(error).split()):.300}") from None
         if self.exits is not None:
-            self.exits.add(answers.pop())
+            self.exits.add(answers.pop() if hidden else answers[wanted.index(EXIT)])
         return answers
+
+
+def _facts(model: OnnxModel) -> dict[str, Any]:
+    manifest = model.manifest
+    if manifest is None:
+        return {}
+    accuracy = manifest.metrics.get("test_accuracy")
+    return {
+        "backbone": manifest.backbone,
+        "strategy": manifest.strategy,
+        "precision": manifest.precision,
+        "license": manifest.weights_license,
+        **({"accuracy": accuracy} if accuracy is not None else {}),
+        "interval": (manifest.intervals95 or {}).get("test_accuracy"),
+    }
 
 
 def _exit_counter(model: OnnxModel, name: str) -> ExitCounter | None:

@@ -15,6 +15,8 @@ from zoo.serving.http import Answer, Request, Response
 from zoo.serving.inference import Inference
 from zoo.serving.metrics import exposition
 from zoo.serving.models import Models, Served
+from zoo.serving.openapi import openapi
+from zoo.serving.people import Predict
 from zoo.serving.protocol import (
     EXTENSIONS,
     InferRequest,
@@ -22,6 +24,7 @@ from zoo.serving.protocol import (
     model_config,
     model_metadata,
 )
+from zoo.serving.site import describe_models, pages
 from zoo.serving.tensors import ProtocolError
 
 _JSON_LENGTH = b"inference-header-content-length"
@@ -45,12 +48,16 @@ class App:
         self.connections: Callable[[], int] = lambda: 0
         self._max_body = max_body
         self._inference = inference
+        self._predict = Predict(models, inference)
         self._routes: dict[str, Route] = {
             "/v2": self._metadata,
             "/v2/health/live": lambda _: Response.json({"live": True}),
             "/v2/health/ready": self._health,
             "/v2/models/stats": lambda _: Response.json({"model_stats": [_statistics(each) for each in self.models]}),
             "/metrics": self._metrics,
+            "/models": lambda _: Response.json(describe_models(self.models)),
+            "/openapi.json": lambda _: Response.json(openapi()),
+            **{path: _fixed(page) for path, page in pages().items()},
         }
 
     def __call__(self, request: Request) -> Answer:
@@ -64,6 +71,8 @@ class App:
         path = request.path
         if path.startswith("/v2/models/") and path != "/v2/models/stats":
             return self._of_model(request, path.split("/")[3:])
+        if path == "/predict":
+            return _allowed(request, "POST") or self._predict_labels(request)
         route = self._routes.get(path)
         if route is None:
             raise ProtocolError(f"Not Found: {request.method} {path:.200}", 404)
@@ -102,6 +111,14 @@ class App:
         waiting = [(each.model.name, each.model.version, each.batcher.waiting) for each in self.models]
         text = exposition([each.metrics for each in self.models], waiting, self.connections())
         return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _predict_labels(self, request: Request) -> Response:
+        served = None
+        try:
+            served = self._predict.find(request)
+            return _packed(await self._predict(request, served), request.header(b"accept-encoding"))
+        except ProtocolError as error:
+            return _refusal(error) if served is None else self._refused(request, served, error)
 
     def _infer(self, request: Request, served: Served) -> Answer:
         encoding = request.header(b"content-encoding")
@@ -152,6 +169,10 @@ def _statistics(served: Served) -> dict[str, Any]:
     value = served.metrics.to_json()
     exits = served.model.exits
     return value if exits is None else {**value, "exits": exits.to_json()}
+
+
+def _fixed(response: Response) -> Route:
+    return lambda _: response
 
 
 def _allowed(request: Request, method: str) -> Response | None:

@@ -22,7 +22,7 @@ class ExitCounter:
 
     def __init__(self, model: str, members: Sequence[str], expected: Sequence[float]) -> None:
         self._model = model
-        self._members = members
+        self.members = members
         self._expected = np.array(expected)
         self._counts = np.zeros(len(members), np.int64)
         self._window = np.zeros(len(members), np.int64)
@@ -30,7 +30,7 @@ class ExitCounter:
 
     def add(self, exits: NDArray[np.int64]) -> None:
         """Takes in the exits [N] of some images."""
-        counts = np.bincount(exits, minlength=len(self._members))
+        counts = np.bincount(exits, minlength=len(self.members))
         with self._lock:
             self._counts += counts
             self._window += counts
@@ -42,7 +42,7 @@ class ExitCounter:
             _log.warning(
                 "%s: %.0f %% of the last images stopped at %s, expected %.0f %%; they are unlike those that chose the "
                 "threshold, and its promise may not hold",
-                *(self._model, 100 * rates[member], self._members[member], 100 * self._expected[member]),
+                *(self._model, 100 * rates[member], self.members[member], 100 * self._expected[member]),
             )
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -52,5 +52,5 @@ class ExitCounter:
         total = sum(counts)
         return [
             {"member": name, "count": count, "rate": count / total if total else None, "expected_rate": expected}
-            for name, count, expected in zip(self._members, counts, self._expected.tolist(), strict=True)
+            for name, count, expected in zip(self.members, counts, self._expected.tolist(), strict=True)
         ]

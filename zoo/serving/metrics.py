@@ -43,6 +43,15 @@ class Histogram:
         """How many values there were."""
         return sum(self.counts)
 
+    def quantile(self, share: float) -> float:
+        """The value that this share of all values is not above, by straight lines between the bounds."""
+        wanted, below, lower = share * self.count, 0, 0.0
+        for upper, count in zip(self._bounds, self.counts, strict=False):
+            if count and below + count >= wanted:
+                return lower + (upper - lower) * (wanted - below) / count
+            below, lower = below + count, upper
+        return lower
+
     def buckets(self) -> list[tuple[str, float]]:
         """Upper bounds and how many values were not above them."""
         running = np.cumsum(self.counts).tolist()

@@ -51,6 +51,11 @@ class ServedModel(Protocol):
         ...
 
     @property
+    def facts(self) -> Mapping[str, Any]:
+        """Where it comes from and how good it is, for people."""
+        ...
+
+    @property
     def exits(self) -> ExitCounter | None:
         """Of a gated cascade: where images stopped."""
         ...

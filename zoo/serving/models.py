@@ -29,6 +29,10 @@ class Served:
         counted = self.model.probabilities
         if counted is None:
             return self.model.infer(feeds, outputs)
+        if counted in outputs:
+            answers = self.model.infer(feeds, outputs)
+            self._counted = answers[outputs.index(counted)]
+            return answers
         *answers, self._counted = self.model.infer(feeds, [*outputs, counted])
         return answers
 
