@@ -65,7 +65,7 @@ class Request:
         self.body = b""
         self.keep_alive = True
         self.received = monotonic()
-        """When its first byte was there, by `time.monotonic`."""
+        """When its head was there, by `time.monotonic`."""
 
     def header(self, name: bytes) -> str | None:
         """The value of a header, None where it was not sent."""
@@ -114,7 +114,7 @@ class Connections:
     def __init__(
         self, handler: Handler, *, limits: Limits, refuse: Refuse | None = None, finished: Finished | None = None
     ) -> None:
-        """`refuse` may answer a request whose body is still to come; `finished` is told of every answer."""
+        """`refuse` may answer a request before its body is there; `finished` is told of every answer."""
         self.handler = handler
         self.limits = limits
         self.refuse = refuse
@@ -227,7 +227,7 @@ class Connection(asyncio.Protocol):
             self._refuse(self._too_large())
             return
         early = self._shared.refuse(self._request) if self._shared.refuse is not None else None
-        if early is not None and (declared not in (b"", b"0") or b"transfer-encoding" in headers):
+        if early is not None:
             self._refuse(early)
         elif headers.get(b"expect", b"").lower() == b"100-continue" and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

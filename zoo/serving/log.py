@@ -15,7 +15,7 @@ class AccessLog:
     """Writes what was asked, by whom, and how it was answered."""
 
     def __call__(self, request: Request, response: Response) -> None:
-        """Writes one line; `ms` is from the request's first byte to its answer."""
+        """Writes one line; `ms` is from the head of the request to its answer."""
         line = orjson.dumps(
             {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

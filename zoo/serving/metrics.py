@@ -67,7 +67,7 @@ class ModelMetrics:
         self.labels = labels
         self.statuses = Counter[int]()
         self.requests = Histogram(_SECONDS)
-        """Seconds from a request's first byte to its answer, of those answered with 200."""
+        """Seconds from the head of a request to its answer, of those answered with 200."""
         self.queue = Histogram(_SECONDS)
         self.calls = Histogram(_SECONDS)
         self.rows = Histogram(_ROWS)
@@ -167,7 +167,7 @@ class _Collector(Collector):
         yield requests
         yield labels
         for name, meaning, attribute in (
-            ("zoo_request_seconds", "From a request's first byte to its answer.", "requests"),
+            ("zoo_request_seconds", "From the head of a request to its answer.", "requests"),
             ("zoo_queue_seconds", "What requests waited for their turn.", "queue"),
             ("zoo_call_seconds", "Calls of the model.", "calls"),
             ("zoo_call_rows", "Rows of a call.", "rows"),

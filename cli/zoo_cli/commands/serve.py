@@ -42,6 +42,9 @@ def _serve(
     ] = 2.0,
     max_body: Annotated[int, typer.Option(min=1, help="MB of a request at most.")] = 64,
     max_connections: Annotated[int, typer.Option(min=1, help="Clients at a time.")] = 4096,
+    receive_seconds: Annotated[
+        float, typer.Option(min=0.1, help="For a client to send a request, and to take its answer.")
+    ] = 30.0,
     drain_delay: Annotated[
         float, typer.Option(min=0, help="Seconds from SIGTERM on in which all is answered, but not ready.")
     ] = 0.0,
@@ -75,7 +78,7 @@ def _serve(
         api_keys=_read_keys(api_keys),
         tls=_tls(tls_cert, tls_key, tls_client_ca),
         access_log=access_log,
-        limits=Limits(body=max_body * 2**20, connections=max_connections),
+        limits=Limits(body=max_body * 2**20, connections=max_connections, receive_seconds=receive_seconds),
         ending=Ending(delay=drain_delay, drain=drain),
     )
 

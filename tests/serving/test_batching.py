@@ -1,0 +1,134 @@
+"""Requests that wait go together; late ones are refused at once; one bad one does not spoil the others."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from zoo.serving.batching import Batcher, OverloadedError, Pace
+from zoo.serving.pace import measure_pace
+
+Arrays = list[NDArray[Any]]
+
+
+class _Doubling:
+    """A model that doubles, takes its time, and fails for negative numbers."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.rows: list[int] = []
+        self.threads: set[str] = set()
+        self._seconds = seconds
+
+    def __call__(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Arrays:
+        self.rows.append(len(feeds["x"]))
+        self.threads.add(threading.current_thread().name)
+        time.sleep(self._seconds)
+        if (feeds["x"] < 0).any():
+            raise ValueError("negative")
+        return [feeds["x"] * 2 for _ in outputs]
+
+
+def _x(*values: float) -> dict[str, NDArray[Any]]:
+    return {"x": np.array(values)[:, None]}
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_what_waits_goes_together(inline: bool) -> None:
+    model = _Doubling(0.01)
+
+    async def main() -> list[Any]:
+        batcher = Batcher(model, Pace(max_batch=4, row_seconds=0.01, inline=inline))
+        asked = [batcher.submit(_x(value), ("y",), inf) for value in range(8)]
+        asked += [batcher.submit({"x": np.ones((1, 3))}, ("y",), inf), batcher.submit(_x(8, 9, 10), ("y",), inf)]
+        found = await asyncio.gather(*asked)
+        batcher.close()
+        return [answer[0].ravel().tolist() for answer in found]
+
+    assert asyncio.run(main()) == [[2.0 * value] for value in range(8)] + [[2.0] * 3, [16.0, 18.0, 20.0]]
+    assert model.rows == [4, 4, 1, 3]  # other shapes wait for their turn
+    assert (threading.main_thread().name in model.threads) == inline
+
+
+def test_one_bad_request_is_refused_alone() -> None:
+    model = _Doubling()
+
+    async def main() -> list[Any]:
+        batcher = Batcher(model, Pace(max_batch=8, row_seconds=0.0))
+        asked = [batcher.submit(_x(value), ("y",), inf) for value in (1, -1, 2)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        batcher.close()
+        return found
+
+    first, error, last = asyncio.run(main())
+    assert (first[0].item(), last[0].item()) == (2, 4)
+    assert isinstance(error, ValueError)
+    assert model.rows == [3, 1, 1, 1]
+
+
+def test_a_full_queue_and_a_late_answer_are_told_before_they_cost_anything() -> None:
+    model = _Doubling(0.05)
+
+    async def main() -> None:
+        batcher = Batcher(model, Pace(max_batch=1, row_seconds=0.05), max_queue=4)
+        now = time.monotonic()
+        asked = [batcher.submit(_x(1), ("y",), now + 1) for _ in range(2)]
+        with pytest.raises(OverloadedError, match="queue is full"):
+            batcher.submit(_x(1), ("y",), now + 0.06)  # two before it take longer
+        asked += [batcher.submit(_x(1), ("y",), inf) for _ in range(2)]
+        with pytest.raises(OverloadedError) as refused:
+            batcher.submit(_x(1), ("y",), inf)
+        assert refused.value.status == 429
+        assert refused.value.retry_after == pytest.approx(0.2)
+        asked[1].cancel()  # a client that left
+        await asyncio.gather(*asked, return_exceptions=True)
+        batcher.close()
+
+    asyncio.run(main())
+    assert model.rows == [1, 1, 1]
+
+
+def test_an_answer_that_would_come_too_late_is_not_computed() -> None:
+    model = _Doubling(0.2)
+
+    async def main() -> None:
+        batcher = Batcher(model, Pace(max_batch=1, row_seconds=0.001))  # it was faster when it was loaded
+        first = batcher.submit(_x(1), ("y",), inf)
+        late = batcher.submit(_x(2), ("y",), time.monotonic() + 0.1)
+        with pytest.raises(OverloadedError, match="no answer in time"):
+            await late
+        await first
+        batcher.close()
+
+    asyncio.run(main())
+    assert model.rows == [1]
+
+
+def test_pace_is_measured() -> None:
+    def sample(rows: int) -> dict[str, NDArray[Any]]:
+        return _x(*np.arange(1.0, rows + 1))
+
+    def fixed_cost(feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Arrays:
+        time.sleep(0.004)
+        return [feeds["x"] * 2 for _ in outputs]
+
+    def per_row(feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Arrays:
+        time.sleep(0.004 * len(feeds["x"]))
+        return [feeds["x"] * 2 for _ in outputs]
+
+    def across_rows(feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Arrays:
+        time.sleep(0.004)
+        return [np.cumsum(feeds["x"], 0) for _ in outputs]
+
+    found = measure_pace(fixed_cost, sample, ("y",), limit=16, joins=True)
+    assert (found.max_batch, found.inline) == (16, False)
+    assert measure_pace(per_row, sample, ("y",), limit=16, joins=True).max_batch == 1
+    assert measure_pace(across_rows, sample, ("y",), limit=16, joins=True).max_batch == 1
+    assert measure_pace(fixed_cost, sample, ("y",), limit=16, joins=False).max_batch == 1
