@@ -55,6 +55,7 @@ def test_serving_works_where_torch_cannot_be_imported(model: Path, tmp_path: Pat
         "from zoo.serving.app import make_app; from zoo.predict import predict;"
         "from zoo.bench.run import bench; from zoo.bench.tune import tune;"
         "from zoo.verify import verify; from zoo.sign import sign; from zoo.report.card import write_card;"
+        "import zoo.deploy.docker, zoo.deploy.kserve, zoo.deploy.systemd;"
         "import zoo_cli.app;"
         f"make_app(load_models(ServeRequest(models=(Path({str(model)!r}),), device='cpu')));"
         "assert 'torch' not in sys.modules"
@@ -96,6 +97,10 @@ def test_every_command_explains_itself(zoo: Callable[..., subprocess.CompletedPr
         "predict",
         "bench",
         "serve",
+        "deploy triton",
+        "deploy kserve",
+        "deploy docker",
+        "deploy systemd",
         "registry write",
         "registry check",
     )
