@@ -137,3 +137,14 @@ def test_the_plugin_chapter(make_environment: Callable[..., Any], tmp_path: Path
     )
     assert "1 passed" in said["$ pytest"]
     assert "3 passed" in said["$ pytest --zoo-contract"]
+
+
+def test_the_deploy_chapter(model: Path, tmp_path: Path, zoo: Callable[..., Any]) -> None:
+    (tmp_path / "photos.onnx").symlink_to(model)
+    for line in "".join(_blocks("console", "Deploy")).splitlines():
+        for wheel in re.findall(r"--zoo (\S+)", line):
+            (tmp_path / wheel).parent.mkdir(exist_ok=True)
+            (tmp_path / wheel).touch()
+        done = zoo(*line.removeprefix("$ zoo ").split())
+        assert done.returncode == 0, line + done.stderr
+        assert "next: " in done.stdout

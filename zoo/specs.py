@@ -73,6 +73,11 @@ class ImageInput:
         if self.interpolation not in get_args(Interpolation):
             raise ValueError(f"interpolation: {self.interpolation!r}; one of {get_args(Interpolation)}")
 
+    @property
+    def resized(self) -> tuple[int, int]:
+        """Height and width of images that are cut out of as they are, without resizing."""
+        return round(self.height / self.crop_fraction), round(self.width / self.crop_fraction)
+
 
 InputSpec = ImageInput
 """The union of the inputs a backbone can have; text and audio join it."""

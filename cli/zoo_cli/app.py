@@ -15,6 +15,7 @@ from zoo_cli.commands import (
     bench,
     card,
     cascade,
+    deploy,
     evaluate,
     export,
     finetune,
@@ -78,6 +79,7 @@ for module in (
     predict,
     bench,
     serve,
+    deploy,
     registry,
 ):
     module.add_to(app)

@@ -56,6 +56,7 @@ def test_serving_works_where_torch_cannot_be_imported(model: Path, tmp_path: Pat
         "from zoo.predict import predict;"
         "from zoo.bench.run import bench; from zoo.bench.tune import tune;"
         "from zoo.verify import verify; from zoo.sign import sign; from zoo.report.card import write_card;"
+        "import zoo.deploy.docker, zoo.deploy.kserve, zoo.deploy.systemd;"
         "import zoo_cli.app;"
         f"model = Path({str(model)!r});"
         "load_model(Place('m', 1, model), ServeRequest(models=(model,), device='cpu'));"
@@ -98,6 +99,10 @@ def test_every_command_explains_itself(zoo: Callable[..., subprocess.CompletedPr
         "predict",
         "bench",
         "serve",
+        "deploy triton",
+        "deploy kserve",
+        "deploy docker",
+        "deploy systemd",
         "registry write",
         "registry check",
     )

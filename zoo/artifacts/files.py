@@ -9,13 +9,13 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 UNFINISHED = ".partial-"
-"""How the name of a folder begins that `folder_once` has not finished."""
+"""How the name of a folder begins that is not finished."""
 _ABANDONED_SECONDS = 7 * 24 * 3600
 """A folder unfinished for so long belongs to a process that is no more."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -86,6 +86,33 @@ def folder_once(target: Path, fill: Callable[[Path], None]) -> Path:
     """
     if target.is_dir():
         return target
+    try:
+        with _filled(target, fill) as complete:
+            complete.rename(target)
+    except OSError as error:
+        if not target.is_dir():
+            error.filename = error.filename or str(target.parent)  # which disk is full is worth knowing
+            raise
+    return target
+
+
+def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """Makes `target` the folder that `fill` fills, in place of what is there. Where that fails, what is there stays."""
+    with _filled(target, fill) as complete, tempfile.TemporaryDirectory(dir=target.parent, prefix=UNFINISHED) as aside:
+        old = Path(aside) / "old"
+        if target.exists():  # no system renames a folder over another that is not empty
+            target.rename(old)
+        try:
+            complete.rename(target)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
+
+
+@contextmanager
+def _filled(target: Path, fill: Callable[[Path], None]) -> Iterator[Path]:
+    """A complete folder beside `target`, to be renamed; it is removed if it was not."""
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(target.parent)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=UNFINISHED))
@@ -93,14 +120,9 @@ def folder_once(target: Path, fill: Callable[[Path], None]) -> Path:
         fill(temporary)
         # mkdtemp makes private folders; a cache may be shared.
         temporary.chmod(0o777 & ~_umask())
-        temporary.rename(target)
-    except OSError as error:
-        if not target.is_dir():
-            error.filename = error.filename or str(target.parent)  # which disk is full is worth knowing
-            raise
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return target
 
 
 def _remove_abandoned(root: Path) -> None:

@@ -38,7 +38,7 @@ class Preprocess(nn.Module):
         pixels = image.permute(0, 3, 1, 2).float().contiguous()
         height, width = pixels.shape[2], pixels.shape[3]
         # One scale for both sides, from whichever side needs the larger one (the short side of a square input).
-        resized_h, resized_w = round(spec.height / spec.crop_fraction), round(spec.width / spec.crop_fraction)
+        resized_h, resized_w = spec.resized
         size = [
             torch.sym_max(resized_h, height * resized_w // width),
             torch.sym_max(resized_w, width * resized_h // height),
