@@ -20,7 +20,8 @@ from zoo.errors import ModelError
 from zoo.runtime.model import OnnxModel
 from zoo.runtime.session import cuda_devices
 from zoo.serve.repository import Place
-from zoo.serve.run import ServeRequest, load_model
+from zoo.serve.request import ServeRequest
+from zoo.serve.run import load_model
 
 Zoo = Callable[..., subprocess.CompletedProcess[str]]
 

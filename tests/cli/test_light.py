@@ -51,7 +51,8 @@ def test_serving_works_where_torch_cannot_be_imported(model: Path, tmp_path: Pat
     for name in ("torch", "torchvision", "lightning_fabric", "onnx", "safetensors", "sklearn"):
         (tmp_path / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')")
     code = (
-        "import sys; from pathlib import Path; from zoo.serve.run import ServeRequest, load_model;"
+        "import sys; from pathlib import Path; from zoo.serve.request import ServeRequest;"
+        "from zoo.serve.run import load_model;"
         "from zoo.serve.repository import Place;"
         "from zoo.predict import predict;"
         "from zoo.bench.run import bench; from zoo.bench.tune import tune;"

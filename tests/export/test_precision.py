@@ -32,7 +32,8 @@ from zoo.progress import Silent
 from zoo.runtime import timing
 from zoo.runtime.model import OnnxModel
 from zoo.serve.repository import Place
-from zoo.serve.run import ServeRequest, load_model
+from zoo.serve.request import ServeRequest
+from zoo.serve.run import load_model
 from zoo.specs import ImageInput
 
 

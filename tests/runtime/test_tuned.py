@@ -18,7 +18,8 @@ from zoo.runtime.model import OnnxModel
 from zoo.runtime.settings import SessionSettings
 from zoo.runtime.tuned import Tuned, circumstances, find_settings, remove_tuned, tuned_path, write_tuned
 from zoo.serve.repository import Place
-from zoo.serve.run import ServeRequest, load_model
+from zoo.serve.request import ServeRequest
+from zoo.serve.run import load_model
 
 Zoo = Callable[..., subprocess.CompletedProcess[str]]
 

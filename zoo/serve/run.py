@@ -4,53 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Coroutine
+from contextlib import closing
+from typing import Any
 
 from zoo.errors import ZooError
 from zoo.progress import Progress
 from zoo.runtime.golden import check_golden
 from zoo.runtime.model import OnnxModel
-from zoo.runtime.session import Device
 from zoo.runtime.threads import available_threads
 from zoo.serve.model import ServedOnnx
 from zoo.serve.repository import Loaded, Place, Repository
+from zoo.serve.request import ServeRequest
+from zoo.serve.siblings import Siblings
 from zoo.serving.app import App
 from zoo.serving.guard import Guard
-from zoo.serving.http import Connections, Limits
+from zoo.serving.http import Connections
 from zoo.serving.inference import Inference
-from zoo.serving.listen import Ending, listen
+from zoo.serving.listen import HttpServer
 from zoo.serving.log import AccessLog
 from zoo.serving.models import Models, Served
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeRequest:
-    """Which files to serve, and how."""
-
-    models: tuple[Path, ...]
-    """Files, and folders of them."""
-    host: str = "127.0.0.1"
-    port: int = 8000
-    device: Device = "auto"
-    threads: int | None = None
-    max_batch: int = 32
-    """Rows of requests that may be computed together, where that is measured to help."""
-    max_queue: int = 256
-    """Rows that may wait before each model."""
-    timeout: float = 30.0
-    """Seconds after which a client is told that there is no answer in time; 0 is never."""
-    poll: float = 2.0
-    """Seconds between two looks for replaced files; 0 is never."""
-    api_keys: tuple[str, ...] = ()
-    """Without one of them nothing but the health of the server is told; where there are none, all is."""
-    tls: ssl.SSLContext | None = None
-    access_log: bool = False
-    limits: Limits = field(default_factory=Limits)
-    ending: Ending = field(default_factory=Ending)
 
 
 def load_model(place: Place, request: ServeRequest, progress: Progress | None = None) -> ServedOnnx:
@@ -66,44 +39,60 @@ def load_model(place: Place, request: ServeRequest, progress: Progress | None = 
 
 
 def serve(request: ServeRequest, ready: Callable[[str, list[str]], None], *, progress: Progress | None = None) -> None:
-    """Serves until SIGINT or SIGTERM, then finishes what is under way. `ready` gets the URL and the
-    names of the models once it answers.
+    """Serves until SIGINT or SIGTERM, then finishes what is under way. `ready` gets the URL and the names of the models
+    once it answers.
 
-    Raises ZooError where the port cannot be had, and the errors of `Repository.load_all`.
+    Raises ZooError where the port cannot be had, UsageError for certificates that cannot be used, and the errors of
+    `Repository.load_all`.
     """
+    if request.tls is not None:
+        request.tls.context()
+    with closing(_bind(request.host, request.port)) as listener:
+        host = f"[{request.host}]" if ":" in request.host else request.host
+        url = f"{'https' if request.tls else 'http'}://{host}:{listener.getsockname()[1]}"
+        if request.workers > 1:
+            from zoo.serve.workers import Supervisor
+
+            Supervisor(listener, request).run(lambda names: ready(url, names))
+        else:
+            serve_on(listener, request, lambda names: ready(url, names), progress=progress)
+
+
+def serve_on(
+    listener: socket.socket,
+    request: ServeRequest,
+    ready: Callable[[list[str]], None],
+    *,
+    progress: Progress | None = None,
+    siblings: Siblings | None = None,
+) -> None:
+    """Serves in this process on a socket that is bound. `siblings` are others that do the same."""
 
     def load(place: Place) -> Loaded:
         model = load_model(place, request, progress)
         return model, model.pace(request.max_batch)
 
     repository = Repository(request.models, load)
-    listener = _bind(request.host, request.port)
-    try:
-        loaded = repository.load_all()
-
-        def announce() -> None:
-            host = f"[{request.host}]" if ":" in request.host else request.host
-            scheme = "https" if request.tls else "http"
-            names = sorted({model.name for model, _ in loaded})
-            ready(f"{scheme}://{host}:{listener.getsockname()[1]}", names)
-
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(request, repository, loaded, listener, announce))
-    finally:
-        listener.close()
+    loaded = repository.load_all()
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(listener, request, repository, loaded, ready, siblings))
 
 
 async def _serve(
+    listener: socket.socket,
     request: ServeRequest,
     repository: Repository,
     loaded: list[Loaded],
-    listener: socket.socket,
-    announce: Callable[[], None],
+    ready: Callable[[list[str]], None],
+    siblings: Siblings | None,
 ) -> None:
     models = Models()
 
     def put(found: Loaded) -> None:
         models.put(Served(*found, max_queue=request.max_queue))
+
+    def remove(place: Place) -> None:
+        models.remove(place.name, str(place.version))
 
     for each in loaded:
         put(each)
@@ -116,19 +105,16 @@ async def _serve(
         finished=AccessLog() if request.access_log else None,
     )
     app.connections = lambda: len(connections.all)
-    watching = None
+    server = HttpServer(app, connections, listener, tls=request.tls.context() if request.tls else None)
+    beside: list[Coroutine[Any, Any, None]] = []
     if request.poll:
-        watching = asyncio.create_task(
-            repository.watch(request.poll, put, lambda place: models.remove(place.name, str(place.version)))
-        )
+        beside.append(repository.watch(request.poll, put, remove))
+    if siblings is not None:
+        beside.append(siblings.exchange(models, server.stop))
     try:
-        await listen(app, connections, [listener], ready=announce, ending=request.ending, tls=request.tls)
+        await server.run(lambda: ready(sorted(app.required)), request.ending, beside)
     finally:
         inference.close()
-        if watching is not None:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
 
 
 def _bind(host: str, port: int) -> socket.socket:

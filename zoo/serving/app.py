@@ -53,7 +53,9 @@ class App:
             "/v2": self._metadata,
             "/v2/health/live": lambda _: Response.json({"live": True}),
             "/v2/health/ready": self._health,
-            "/v2/models/stats": lambda _: Response.json({"model_stats": [_statistics(each) for each in self.models]}),
+            "/v2/models/stats": lambda _: Response.json(
+                {"model_stats": [self._statistics(each) for each in self.models]}
+            ),
             "/metrics": self._metrics,
             "/models": lambda _: Response.json(describe_models(self.models)),
             "/openapi.json": lambda _: Response.json(openapi()),
@@ -97,10 +99,18 @@ class App:
             return Response.json({"name": name, "ready": True})
         if rest == ["config"]:
             return Response.json(model_config(served.model, served.pace.max_batch))
-        return Response.json({"model_stats": [_statistics(served)]})
+        return Response.json({"model_stats": [self._statistics(served)]})
 
     def _metadata(self, request: Request) -> Response:  # noqa: ARG002
         return Response.json({"name": "zoo", "version": __version__, "extensions": EXTENSIONS})
+
+    def _all_statistics(self, request: Request) -> Response:  # noqa: ARG002
+        return Response.json({"model_stats": [self._statistics(served) for served in self.models]})
+
+    def _statistics(self, served: Served) -> dict[str, Any]:
+        metrics, exits = self.models.metrics(served), served.model.exits
+        value = metrics.to_json()
+        return value if exits is None else {**value, "exits": exits.to_json(metrics.exits or exits.counts)}
 
     def _health(self, request: Request) -> Response:  # noqa: ARG002
         missing = sorted(name for name in self.required if not self.models.versions(name))
@@ -109,7 +119,7 @@ class App:
 
     def _metrics(self, request: Request) -> Response:  # noqa: ARG002
         waiting = [(each.model.name, each.model.version, each.batcher.waiting) for each in self.models]
-        text = exposition([each.metrics for each in self.models], waiting, self.connections())
+        text = exposition([self.models.metrics(each) for each in self.models], waiting, self.connections())
         return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _predict_labels(self, request: Request) -> Response:
@@ -163,12 +173,6 @@ class App:
     def _refused(self, request: Request, served: Served, error: ProtocolError) -> Response:
         served.metrics.answered(error.status, monotonic() - request.received)
         return _refusal(error)
-
-
-def _statistics(served: Served) -> dict[str, Any]:
-    value = served.metrics.to_json()
-    exits = served.model.exits
-    return value if exits is None else {**value, "exits": exits.to_json()}
 
 
 def _fixed(response: Response) -> Route:

@@ -45,10 +45,15 @@ class ExitCounter:
                 *(self._model, 100 * rates[member], self.members[member], 100 * self._expected[member]),
             )
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """For each member: how many images stopped there since the start, their share, and the expected one."""
+    @property
+    def counts(self) -> list[int]:
+        """How many images stopped at each member since the start."""
         with self._lock:
-            counts = self._counts.tolist()
+            counted: list[int] = self._counts.tolist()
+        return counted
+
+    def to_json(self, counts: Sequence[int]) -> list[dict[str, Any]]:
+        """For each member: how many images stopped there, their share, and the expected one."""
         total = sum(counts)
         return [
             {"member": name, "count": count, "rate": count / total if total else None, "expected_rate": expected}

@@ -6,15 +6,17 @@ import asyncio
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 from zoo.serving.app import App
 from zoo.serving.http import Connections
 
 _TICK_SECONDS = 1.0
 _POLL_SECONDS = 0.05
+_BACKLOG = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,58 +29,66 @@ class Ending:
     """Seconds that requests under way have after that."""
 
 
-async def listen(
-    app: App,
-    connections: Connections,
-    listeners: Sequence[socket.socket],
-    *,
-    ready: Callable[[], None],
-    ending: Ending,
-    tls: ssl.SSLContext | None = None,
-) -> None:
-    """Serves until SIGTERM or SIGINT, then refuses new connections, answers what was asked and returns.
+class HttpServer:
+    """Takes connections from one socket."""
 
-    A second signal ends it at once. `ready` is called once connections are taken.
-    """
-    loop, asked, hurried = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    def __init__(
+        self, app: App, connections: Connections, listener: socket.socket, *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._app = app
+        self._connections = connections
+        self._listener = listener
+        self._tls = tls
+        self._asked = asyncio.Event()
+        self._hurried = asyncio.Event()
 
-    def stop() -> None:
-        (hurried if asked.is_set() else asked).set()
+    def stop(self) -> None:
+        """Asks it to end; for a second time, to end at once."""
+        (self._hurried if self._asked.is_set() else self._asked).set()
 
-    before = {
-        number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    servers = [await loop.create_server(connections.make, sock=each, ssl=tls, backlog=2048) for each in listeners]
-    ready()
-    ticking = asyncio.create_task(_tick(connections))
-    try:
-        await asked.wait()
-        app.leaving = True
-        await _unless(hurried, ending.delay)
-        for server in servers:
+    async def run(
+        self, ready: Callable[[], None], ending: Ending, beside: Sequence[Coroutine[Any, Any, None]] = ()
+    ) -> None:
+        """Serves until SIGTERM or SIGINT, then refuses new connections, answers what was asked and returns.
+
+        `ready` is called once connections are taken; what runs `beside` is cancelled at the end.
+        """
+        loop = asyncio.get_running_loop()
+        before = {
+            number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(self.stop))
+            for number in (signal.SIGTERM, signal.SIGINT)
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
+        server = await loop.create_server(self._connections.make, sock=self._listener, ssl=self._tls, backlog=_BACKLOG)
+        tasks = [asyncio.create_task(each) for each in (_tick(self._connections), *beside)]
+        try:
+            ready()
+            await self._asked.wait()
+            self._app.leaving = True
+            await _unless(self._hurried, ending.delay)
             server.close()
-        await _drain(connections, hurried, ending.drain)
-    finally:
-        ticking.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+            await self._drain(ending.drain)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def _drain(self, seconds: float) -> None:
+        """Ends connections behind their answers. What is already on the wire still counts as asked: connections at
+        rest are closed a moment later."""
+        self._connections.closing = True
+        await _unless(self._hurried, _POLL_SECONDS)
+        until = monotonic() + seconds
+        while self._connections.close_idle() and monotonic() < until and not self._hurried.is_set():
+            await _unless(self._hurried, _POLL_SECONDS)
 
 
 async def _tick(connections: Connections) -> None:
     while True:
         await asyncio.sleep(_TICK_SECONDS)
         connections.tick()
-
-
-async def _drain(connections: Connections, hurried: asyncio.Event, seconds: float) -> None:
-    """Ends connections behind their answers. What is already on the wire still counts as asked: connections at rest
-    are closed a moment later."""
-    connections.closing = True
-    await _unless(hurried, _POLL_SECONDS)
-    until = monotonic() + seconds
-    while connections.close_idle() and monotonic() < until and not hurried.is_set():
-        await _unless(hurried, _POLL_SECONDS)
 
 
 async def _unless(event: asyncio.Event, seconds: float) -> None:

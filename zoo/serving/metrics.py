@@ -43,6 +43,13 @@ class Histogram:
         """How many values there were."""
         return sum(self.counts)
 
+    def plus(self, other: Histogram) -> Histogram:
+        """The values of both."""
+        both = Histogram(self._bounds)
+        both.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        both.total = self.total + other.total
+        return both
+
     def quantile(self, share: float) -> float:
         """The value that this share of all values is not above, by straight lines between the bounds."""
         wanted, below, lower = share * self.count, 0, 0.0
@@ -73,6 +80,8 @@ class ModelMetrics:
         self.rows = Histogram(_ROWS)
         self.confidence = Histogram(_SHARES)
         self.by_label = [0] * len(labels or ())
+        self.exits: list[int] = []
+        """Of a gated cascade: images that stopped at each member."""
         self.by_rows: dict[int, tuple[int, float]] = {}
         """Of calls with so many rows: how many, and their seconds in all."""
         self.failed_seconds = 0.0
@@ -101,6 +110,22 @@ class ModelMetrics:
         for label, confidence in zip(probabilities.argmax(1).tolist(), probabilities.max(1).tolist(), strict=True):
             self.by_label[label] += 1
             self.confidence.add(confidence)
+
+    def plus(self, other: ModelMetrics) -> ModelMetrics:
+        """What was counted of the same model here and there."""
+        both = ModelMetrics(self.model, self.version, self.labels)
+        both.statuses = self.statuses + other.statuses
+        for name in ("requests", "queue", "calls", "rows", "confidence"):
+            setattr(both, name, getattr(self, name).plus(getattr(other, name)))
+        both.by_label = _sums(self.by_label, other.by_label)
+        both.exits = _sums(self.exits, other.exits)
+        both.by_rows = dict(self.by_rows)
+        for rows, (calls, seconds) in other.by_rows.items():
+            mine = both.by_rows.get(rows, (0, 0.0))
+            both.by_rows[rows] = mine[0] + calls, mine[1] + seconds
+        both.failed_seconds = self.failed_seconds + other.failed_seconds
+        both.last = max(self.last, other.last)
+        return both
 
     def to_json(self) -> dict[str, Any]:
         """As Triton's statistics extension tells it; times are in nanoseconds."""
@@ -138,6 +163,11 @@ class ModelMetrics:
                 for rows, (calls, seconds) in sorted(self.by_rows.items())
             ],
         }
+
+
+def _sums(mine: Sequence[int], theirs: Sequence[int]) -> list[int]:
+    """Element by element; where a version has other labels elsewhere, mine."""
+    return [a + b for a, b in zip(mine, theirs, strict=True)] if len(mine) == len(theirs) else list(mine)
 
 
 def exposition(models: Iterable[ModelMetrics], waiting: Iterable[tuple[str, str, int]], connections: int) -> bytes:

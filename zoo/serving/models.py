@@ -41,6 +41,8 @@ class Served:
         self.metrics.called(sum(job.rows for job in jobs), (began - job.queued for job in jobs), seconds)
         if counted is not None:
             self.metrics.predicted(counted)
+        if self.model.exits is not None:
+            self.metrics.exits = self.model.exits.counts
 
 
 class Models:
@@ -49,6 +51,8 @@ class Models:
     def __init__(self) -> None:
         self._versions: dict[str, dict[str, Served]] = {}
         self._newest: dict[str, Served] = {}
+        self.elsewhere: dict[tuple[str, str], ModelMetrics] = {}
+        """What other processes that serve the same models have counted, by name and version."""
 
     def __iter__(self) -> Iterator[Served]:
         """All versions of all models."""
@@ -72,6 +76,11 @@ class Models:
             self._newest[name] = versions[max(versions, key=int)]
         else:
             del self._versions[name], self._newest[name]
+
+    def metrics(self, served: Served) -> ModelMetrics:
+        """What was counted of a model by all processes."""
+        others = self.elsewhere.get((served.model.name, served.model.version))
+        return served.metrics.plus(others) if others is not None else served.metrics
 
     def versions(self, name: str) -> list[str]:
         """The versions of a model, lowest first."""

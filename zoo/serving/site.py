@@ -6,6 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from zoo.serving.http import Response
+from zoo.serving.metrics import ModelMetrics
 from zoo.serving.models import Models, Served
 
 _KINDS = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
@@ -27,15 +28,15 @@ def pages() -> dict[str, Response]:
 
 def describe_models(models: Models) -> dict[str, Any]:
     """The answer to `GET /models`: what is served, where it comes from, and how it does."""
-    return {"models": [_describe(served) for served in models]}
+    return {"models": [_describe(served, models.metrics(served)) for served in models]}
 
 
 def _page(file: Any) -> Response:
     return Response(file.read_bytes(), content_type=_KINDS[file.name.rpartition(".")[2]], headers=_HEADERS)
 
 
-def _describe(served: Served) -> dict[str, Any]:
-    model, metrics = served.model, served.metrics
+def _describe(served: Served, metrics: ModelMetrics) -> dict[str, Any]:
+    model = served.model
     calls = metrics.calls.count
     return {
         "name": model.name,
@@ -48,5 +49,5 @@ def _describe(served: Served) -> dict[str, Any]:
         "p99_ms": 1e3 * metrics.requests.quantile(0.99),
         "waiting": served.batcher.waiting,
         "rows_per_call": metrics.rows.total / calls if calls else None,
-        "exits": model.exits.to_json() if model.exits is not None else None,
+        "exits": model.exits.to_json(metrics.exits or model.exits.counts) if model.exits is not None else None,
     }

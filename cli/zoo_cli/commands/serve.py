@@ -12,7 +12,7 @@ from zoo_cli.options import Device, Threads
 from zoo_cli.render import Output
 
 if TYPE_CHECKING:
-    import ssl
+    from zoo.serve.request import Tls
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,6 +30,9 @@ def _serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8000,
     device: Device = "auto",
     threads: Threads = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes behind the same port, each with so many --threads.")
+    ] = 1,
     max_batch: Annotated[
         int, typer.Option(min=1, help="Rows computed together at most, where that is measured to help.")
     ] = 32,
@@ -61,7 +64,8 @@ def _serve(
     import json
     import sys
 
-    from zoo.serve.run import ServeRequest, serve
+    from zoo.serve.request import ServeRequest
+    from zoo.serve.run import serve
     from zoo.serving.http import Limits
     from zoo.serving.listen import Ending
 
@@ -71,6 +75,7 @@ def _serve(
         port=port,
         device=device,
         threads=threads,
+        workers=workers,
         max_batch=max_batch,
         max_queue=max_queue,
         timeout=timeout,
@@ -108,21 +113,12 @@ def _read_keys(path: Path | None) -> tuple[str, ...]:
     return keys
 
 
-def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
-    import ssl
-
+def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
     from zoo.errors import UsageError
+    from zoo.serve.request import Tls
 
-    if cert is None:
-        if key is not None or client_ca is not None:
-            raise UsageError("--tls-key and --tls-client-ca need --tls-cert; give it, too")
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(cert, key)
-        if client_ca is not None:
-            context.load_verify_locations(client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"certificates cannot be used: {error}; give PEM files that belong together") from None
-    return context
+    if certificate is not None:
+        return Tls(certificate=certificate, key=key, client_ca=client_ca)
+    if key is not None or client_ca is not None:
+        raise UsageError("--tls-key and --tls-client-ca need --tls-cert; give it, too")
+    return None

@@ -1,0 +1,110 @@
+"""Several processes behind one port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from servers import Server, Start
+
+TENSORS = (
+    b'{"inputs": [{"name": "a", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]},'
+    b'{"name": "b", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}'
+)
+
+
+def _children(server: Server) -> list[int]:
+    """The processes that serve: Python's own helper for spawned ones never opened the port."""
+    listed = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    return [int(pid) for pid in listed if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def _inferences(server: Server) -> int:
+    count: int = server.get("/v2/models/plain/stats")["model_stats"][0]["inference_count"]
+    return count
+
+
+def test_each_tells_the_counts_of_all(start: Start, tensor_model: Path) -> None:
+    server = start(tensor_model, "--workers", "2")
+    assert len(_children(server)) == 2
+    for _ in range(40):
+        with closing(HTTPConnection("127.0.0.1", server.port)) as connection:
+            connection.request("POST", "/v2/models/plain/infer", TENSORS)
+            assert connection.getresponse().status == 200
+    deadline = time.monotonic() + 10
+    while {_inferences(server) for _ in range(10)} != {40} and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert {_inferences(server) for _ in range(10)} == {40}
+    server.stop(signal.SIGINT)
+
+
+def test_one_that_is_killed_is_replaced_and_its_counts_stay(start: Start, tensor_model: Path) -> None:
+    server = start(tensor_model, "--workers", "2")
+    for _ in range(20):
+        server.ask("POST", "/v2/models/plain/infer", TENSORS)
+    time.sleep(2.5)  # so that its counts are told
+    first, second = _children(server)
+    failed: list[str] = []
+    answered = [0]
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                assert server.ask("POST", "/v2/models/plain/infer", TENSORS)[0] == 200
+                answered[0] += 1
+            except OSError as error:  # what the killed one had in hand
+                failed.append(repr(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    os.kill(first, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while (len(_children(server)) < 2 or first in _children(server)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(3)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert second in _children(server)
+    assert len(failed) <= 4
+    assert answered[0] > 100
+    time.sleep(2.5)
+    assert _inferences(server) >= answered[0]
+    assert "a process of the server has ended (-9); it is replaced" in server.stop()
+
+
+def test_a_model_that_cannot_be_served_is_told_as_by_one_process(
+    tmp_path: Path, zoo_process: Callable[..., Any]
+) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"nonsense")
+    done = zoo_process("serve", tmp_path / "bad.onnx", "--port", "0", "--workers", "2")
+    assert done.returncode == 8
+    assert "bad.onnx" in done.stderr.splitlines()[-1]
+
+
+def test_processes_end_with_the_one_that_started_them(start: Start, tensor_model: Path) -> None:
+    server = start(tensor_model, "--workers", "2")
+    children = _children(server)
+    server.process.kill()
+    server.process.wait()
+    deadline = time.monotonic() + 10
+    while any(_runs(child) for child in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_runs(child) for child in children)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False

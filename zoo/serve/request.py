@@ -1,0 +1,63 @@
+"""What is to be served, and how."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zoo.errors import UsageError
+from zoo.runtime.session import Device
+from zoo.serving.http import Limits
+from zoo.serving.listen import Ending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Files (PEM) for HTTPS."""
+
+    certificate: Path
+    key: Path | None = None
+    client_ca: Path | None = None
+    """Only clients with a certificate of one of these are let in."""
+
+    def context(self) -> ssl.SSLContext:
+        """Raises UsageError for files that cannot be used."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+            if self.client_ca is not None:
+                context.load_verify_locations(self.client_ca)
+                context.verify_mode = ssl.CERT_REQUIRED
+        except (OSError, ssl.SSLError) as error:
+            raise UsageError(f"certificates cannot be used: {error}; give PEM files that belong together") from None
+        return context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeRequest:
+    """Which files to serve, and how."""
+
+    models: tuple[Path, ...]
+    """Files, and folders of them."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    device: Device = "auto"
+    threads: int | None = None
+    """Of each process."""
+    workers: int = 1
+    """Processes that serve the same port."""
+    max_batch: int = 32
+    """Rows of requests that may be computed together, where that is measured to help."""
+    max_queue: int = 256
+    """Rows that may wait before each model."""
+    timeout: float = 30.0
+    """Seconds after which a client is told that there is no answer in time; 0 is never."""
+    poll: float = 2.0
+    """Seconds between two looks for replaced files; 0 is never."""
+    api_keys: tuple[str, ...] = ()
+    """Without one of them nothing but the health of the server is told; where there are none, all is."""
+    tls: Tls | None = None
+    access_log: bool = False
+    limits: Limits = field(default_factory=Limits)
+    ending: Ending = field(default_factory=Ending)
