@@ -12,6 +12,7 @@ from onnx.inliner import inline_local_functions
 from onnx_ir.passes import common
 
 from zoo.artifacts.manifest import output_of
+from zoo.export.graph import strip
 
 _EVERY_SIZE = 2**31
 """Elements: more than a tensor in one file can have."""
@@ -51,7 +52,9 @@ def _shared(proto: onnx.ModelProto) -> onnx.ModelProto:
     model = ir.from_proto(inline_local_functions(proto))
     common.DeduplicateHashedInitializersPass(size_limit=_EVERY_SIZE)(model)
     common.CommonSubexpressionEliminationPass(size_limit=_EVERY_SIZE)(model)
-    return ir.to_proto(model)
+    found = ir.to_proto(model)
+    strip(found)
+    return found
 
 
 def _weight_bytes(proto: onnx.ModelProto) -> int:
