@@ -111,7 +111,7 @@ def test_two_probes_are_one_backbone(
 
 
 def test_runs_share_what_stayed_as_it_was(
-    run: Path, form: Path, folder: Path, train: Callable[..., Path], environment: Environment
+    run: Path, form: Path, folder: Path, train: Callable[..., Path], zoo: Zoo
 ) -> None:
     """Three stages of four, nothing where all were trained, and of a probe at another size the weights."""
     heads = {
@@ -124,8 +124,10 @@ def test_runs_share_what_stayed_as_it_was(
     last = {name: tensor * 1.01 for name, tensor in state.items() if name.startswith("backbone.stages.3.")}
     save_file({**state, **last}, heads["partial"] / "weights.safetensors")
     out = folder / "four.onnx"
-    options = ExportOptions(heads=heads, threads=1)
-    result = export(run, out, catalogue=environment.catalogue, progress=Silent(), options=options)
+    words = [word for name, path in heads.items() for word in ("--head", f"{name}={path}")]
+    done = zoo("export", run, "-o", out, *words, "--threads", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
     shared = {name: told["shared"] for name, told in result["heads"].items()}
     assert 0 <= shared["full"] < 0.01 < shared["partial"] < 0.9 < shared["small"] < 1, shared
     assert max(told["parity"]["max_abs"] for told in result["heads"].values()) <= 1e-4

@@ -24,9 +24,9 @@ def join(first: onnx.ModelProto, others: Mapping[str, onnx.ModelProto]) -> tuple
 
     Outputs of `first` keep their names, those of the others get `_NAME` behind theirs.
     """
-    whole, shared = _shared(first), dict[str, float]()
+    whole, shared = _shared(inline_local_functions(first)), dict[str, float]()
     for name, other in others.items():
-        own = _shared(other)
+        own = _shared(inline_local_functions(other))
         joined = _shared(_beside(whole, own, name))
         shared[name] = 1 - (_weight_bytes(joined) - _weight_bytes(whole)) / _weight_bytes(own)
         whole = joined
@@ -38,9 +38,8 @@ def _beside(whole: onnx.ModelProto, other: onnx.ModelProto, name: str) -> onnx.M
     proto = onnx.ModelProto()
     proto.CopyFrom(whole)
     outputs = {output.name: output_of(output.name, name) for output in other.graph.output}
-    graph = add_prefix_graph(
-        other.graph, f"head_{name}/", rename_inputs=False, rename_outputs=False, name_map=outputs, inplace=False
-    )
+    prefix = f"head_{name}/"
+    graph = add_prefix_graph(other.graph, prefix, rename_inputs=False, rename_outputs=False, name_map=outputs)
     proto.graph.node.extend(graph.node)
     proto.graph.initializer.extend(graph.initializer)
     proto.graph.output.extend(graph.output)
@@ -49,7 +48,7 @@ def _beside(whole: onnx.ModelProto, other: onnx.ModelProto, name: str) -> onnx.M
 
 def _shared(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model with one of all equal weights, and one of all nodes that compute the same from the same."""
-    model = ir.from_proto(inline_local_functions(proto))
+    model = ir.from_proto(proto)
     common.DeduplicateHashedInitializersPass(size_limit=_EVERY_SIZE)(model)
     common.CommonSubexpressionEliminationPass(size_limit=_EVERY_SIZE)(model)
     found = ir.to_proto(model)
