@@ -45,7 +45,8 @@ class ServedOnnx:
         self.name = model.name
         self.inputs: Sequence[TensorSpec] = [_spec(model, tensor) for tensor in model.inputs]
         self.outputs: Sequence[TensorSpec] = [_spec(model, tensor) for tensor in model.outputs]
-        self.labels: Sequence[str] | None = model.manifest.labels if model.manifest else None
+        answers = model.manifest.answers if model.manifest else ()
+        self.labels: Mapping[str, Sequence[str]] = {answer.output: answer.labels for answer in answers}
         self.image_input = INPUT if model.manifest else None
         self.exits = _exit_counter(model)
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.artifacts.manifest import OUTPUT
 from zoo.serving.exits import ExitCounter
 from zoo.serving.tensors import (
     BYTES,
@@ -49,8 +50,8 @@ class ServedModel(Protocol):
         ...
 
     @property
-    def labels(self) -> Sequence[str] | None:
-        """Names of the classes, where it knows them."""
+    def labels(self) -> Mapping[str, Sequence[str]]:
+        """Names of the classes by the output that gives their probabilities, where it knows them."""
         ...
 
     @property
@@ -96,8 +97,11 @@ def model_metadata(model: ServedModel) -> dict[str, Any]:
         "inputs": [tensor.to_json() for tensor in model.inputs],
         "outputs": [tensor.to_json() for tensor in model.outputs],
     }
-    if model.labels is not None:
-        value["properties"] = {"labels": json.dumps(list(model.labels), ensure_ascii=False)}
+    if model.labels:
+        value["properties"] = {
+            output.replace(OUTPUT, "labels", 1): json.dumps(list(names), ensure_ascii=False)
+            for output, names in model.labels.items()
+        }
     return value
 
 
@@ -139,7 +143,7 @@ def build_response(
     """The response body, and the length of its JSON part where binary tensors follow it."""
     outputs, tail = [], []
     for wanted, answer in zip(request.wanted, answers, strict=True):
-        array = _classify(answer, wanted.classes, model.labels) if wanted.classes else answer
+        array = _classify(answer, wanted.classes, model.labels.get(wanted.name, ())) if wanted.classes else answer
         entry: dict[str, Any] = {
             "name": wanted.name,
             "datatype": datatype_of_array(array),
@@ -275,13 +279,13 @@ def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return parameters
 
 
-def _classify(array: NDArray[Any], count: int, labels: Sequence[str] | None) -> NDArray[Any]:
+def _classify(array: NDArray[Any], count: int, labels: Sequence[str]) -> NDArray[Any]:
     """The best `count` entries of the last axis as BYTES `value:index[:label]`."""
     rows = array.reshape(-1, array.shape[-1])
     count = min(count, rows.shape[1])
     answer = np.empty((len(rows), count), object)
     for number, row in enumerate(rows):
         for rank, index in enumerate(np.argsort(-row, kind="stable")[:count]):
-            label = f":{labels[index]}" if labels is not None and index < len(labels) else ""
+            label = f":{labels[index]}" if index < len(labels) else ""
             answer[number, rank] = f"{row[index]:.6f}:{index}{label}".encode()
     return answer.reshape(*array.shape[:-1], count)
