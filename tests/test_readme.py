@@ -62,7 +62,8 @@ def test_the_tour(shared: Path, tmp_path: Path, zoo: Callable[..., Any], cache: 
         )
     ]
     exports = [line.removeprefix("$ zoo ").split() for line in "".join(_blocks("console", FILES)).splitlines()]
-    assert [words[0] for words in exports] == ["export", "export"]
+    assert [words[0] for words in exports] == ["export", "export", "finetune", "export", "predict", "evaluate"]
+    make_folder(tmp_path / "condition", 10, 4)
     weights = ("--weights", real_weights(shared, "mobilenet_v2"))  # there may be no network to fetch them from
     for words in [*commands[:-1], *exports]:
         done = zoo(*words, *(weights if words[0] == "finetune" else ()))

@@ -172,4 +172,4 @@ def test_models_of_an_earlier_zoo_are_taken(model: Path, zoo: Zoo, tmp_path: Pat
     [answer] = json.loads(zoo("predict", old, tmp_path / "dots.png", "--device", "cpu", "--json").stdout)
     assert answer["label"] == "dots"
     served = load_model(Place("old", 1, old), ServeRequest(models=(old,), device="cpu", threads=1))
-    assert served.labels == ("bars", "dots", "rings")
+    assert served.labels["probabilities"] == ("bars", "dots", "rings")

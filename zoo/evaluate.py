@@ -9,12 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.artifacts.manifest import Answer
 from zoo.artifacts.runs import RunFolder
 from zoo.catalogue import Catalogue
 from zoo.data.dataset import DataSet, Sample, trained_on
 from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore, OnBadSample, check_images, labels
-from zoo.errors import DataError
+from zoo.errors import DataError, UsageError, did_you_mean
 from zoo.metrics import classification_metrics
 from zoo.progress import Progress
 from zoo.runtime.model import OnnxModel
@@ -37,17 +38,21 @@ def evaluate(
     device: Device = "auto",
     threads: int | None = None,
     on_bad_sample: OnBadSample = "fail",
+    head: str | None = None,
 ) -> dict[str, Any]:
     """Accuracy with its 95 % interval, calibration error, and precision and recall per class.
 
     `target` is a run folder or an exported model. By `seed`, that of the training when None, data without a test split
-    of its own is split the same way. Raises DataError where the data has classes the model does not know.
+    of its own is split the same way. `head` is one of the further heads of a model. Raises DataError where the data has
+    classes the model does not know, UsageError where the model has no such head.
     """
     model = None if target.is_dir() else OnnxModel(target, device=device, threads=threads, progress=progress)
     if model is None:
+        if head is not None:
+            raise UsageError(f"head of a run: {head!r}; runs have one head: leave --head out")
         of_training = int(RunFolder.open_complete(target).read("request")["request"]["seed"])
     else:
-        of_training = model.require_manifest("evaluate").seed
+        of_training = _find_answer(model, head).seed
     seed = of_training if seed is None else seed
     dataset = open_dataset(data, cache=cache, progress=progress, seed=seed, for_training=False)
     dataset = _only(dataset, split)
@@ -64,8 +69,9 @@ def evaluate(
     if model is None:
         known, probabilities, seen = _by_run(target, samples, store, catalogue, device, threads, progress)
     else:
-        known, seen = model.require_manifest("evaluate").labels, None
-        probabilities = predict_samples(model, samples, store, progress)
+        answer = _find_answer(model, head)
+        known, seen = answer.labels, None
+        probabilities = predict_samples(model, samples, store, progress, output=answer.output)
     number = {name: label for label, name in enumerate(known)}
     unknown = sorted({dataset.classes[sample.label] for sample in samples} - set(number))
     if unknown:
@@ -73,6 +79,18 @@ def evaluate(
     truth = np.array([number[dataset.classes[label]] for label in labels(samples)], np.int64)
     result = classification_metrics(probabilities, truth, known)
     return {**result, "split": split, "skipped": len(skipped), "seen_in_training": seen}
+
+
+def _find_answer(model: OnnxModel, head: str | None) -> Answer:
+    """What a model says of its probabilities or, by its name, of those of a further head."""
+    manifest = model.require_manifest("evaluate")
+    if head is None:
+        return manifest
+    heads = {each.name: each for each in manifest.heads}
+    if head not in heads:
+        hint = did_you_mean(head, heads) or f"known: {', '.join(heads) or 'none'}"
+        raise UsageError(f"no such head: {head!r} in {model.path}; {hint}")
+    return heads[head]
 
 
 def _only(dataset: DataSet, split: str) -> DataSet:

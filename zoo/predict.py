@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from zoo.data.images import decode_image
 from zoo.errors import DataError
 from zoo.progress import Progress, Silent
@@ -25,12 +28,13 @@ def predict(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """For every file its label, the probability of it, and the `top` labels with theirs.
+    """For every file its label, the probability of it, and the `top` labels with theirs; the same for further heads.
 
     Raises DataError naming a file that cannot be read, ModelError for a model without labels.
     """
     loaded = OnnxModel(model, device=device, threads=threads, progress=progress)
-    names = loaded.require_manifest("predict").labels
+    manifest = loaded.require_manifest("predict")
+    outputs = [answer.output for answer in manifest.answers]
     for file in files:
         if not file.is_file():
             raise DataError(f"no such file: {file}; give image files")
@@ -38,16 +42,20 @@ def predict(
     with (progress or Silent()).task("predicting", len(files)) as task:
         for start in range(0, len(files), _BATCH):
             batch = files[start : start + _BATCH]
-            probabilities = loaded.probabilities([decode_image(file) for file in batch], batch=_BATCH)
-            answers += [_answer(file, names, row, top) for file, row in zip(batch, probabilities.tolist(), strict=True)]
+            found = loaded.of_images([decode_image(file) for file in batch], outputs, batch=_BATCH)
+            for file, own, *others in zip(batch, *found, strict=True):
+                heads = {
+                    head.name: _best(head.labels, probabilities, top)
+                    for head, probabilities in zip(manifest.heads, others, strict=True)
+                }
+                answers.append({"file": str(file), **_best(manifest.labels, own, top), "heads": heads})
             task.advance(len(batch))
     return answers
 
 
-def _answer(file: Path, names: Sequence[str], probabilities: Sequence[float], top: int) -> dict[str, Any]:
-    best = sorted(zip(names, probabilities, strict=True), key=lambda pair: -pair[1])[:top]
+def _best(names: Sequence[str], probabilities: NDArray[np.float32], top: int) -> dict[str, Any]:
+    best = sorted(zip(names, probabilities.tolist(), strict=True), key=lambda pair: -pair[1])[:top]
     return {
-        "file": str(file),
         "label": best[0][0],
         "probability": best[0][1],
         "top": [{"label": label, "probability": probability} for label, probability in best],

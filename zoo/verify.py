@@ -32,9 +32,9 @@ def verify(
 ) -> list[Check]:
     """Every check of every model, failed ones too: the file, its manifest, its golden answers on each device there is.
 
-    With `run`, whether that is the run it was exported from; with `public_key`, the signature beside it. Raises
-    RunError for a run that is not complete or damaged, UsageError for what is not a key, DeviceError for a device that
-    is not there, MissingExtraError where signatures cannot be read.
+    With `run`, whether it or one of its heads was exported from that; with `public_key`, the signature beside it.
+    Raises RunError for a run that is not complete or damaged, UsageError for what is not a key, DeviceError for a
+    device that is not there, MissingExtraError where signatures cannot be read.
     """
     devices: list[Device] = [device] if device != "auto" else ["cpu", "cuda"] if cuda_devices() else ["cpu"]
     parent = _open_parent(run) if run is not None else None
@@ -79,7 +79,8 @@ def _signature(path: Path, public_key: Path) -> str:
 def _manifest(model: OnnxModel) -> str:
     manifest = model.require_manifest("verify")
     schema = f"schema {manifest.schema}" + ("" if manifest.is_sealed else ", of a Zoo that wrote no digests into files")
-    return f"{schema}; {manifest.backbone}, {len(manifest.labels)} labels, {manifest.precision}"
+    heads = "".join(f"; head {head.name}: {head.backbone}, {len(head.labels)} labels" for head in manifest.heads)
+    return f"{schema}; {manifest.backbone}, {len(manifest.labels)} labels, {manifest.precision}{heads}"
 
 
 def _golden(path: Path, device: Device) -> str:
@@ -100,10 +101,12 @@ def _open_parent(path: Path) -> RunFolder:
 
 
 def _parent(manifest: ModelManifest, run: RunFolder) -> str:
-    if manifest.run_weights_sha256 != run.read("result")["weights_sha256"]:
+    weights = run.read("result")["weights_sha256"]
+    known = [answer.run_sha256 for answer in manifest.answers if answer.run_weights_sha256 == weights]
+    if not known:
         raise ModelError(f"not the parent run: {run.path} (it has other weights); give the run it was exported from")
-    if manifest.run_sha256 is None:
+    if run.digest in known:
+        return "has the same weights and records"
+    if None in known:
         return "has the same weights; the manifest holds no digest of its records"
-    if manifest.run_sha256 != run.digest:
-        raise ModelError(f"not the parent run: {run.path} (its records have other digests); restore them")
-    return "has the same weights and records"
+    raise ModelError(f"not the parent run: {run.path} (its records have other digests); restore them")

@@ -49,16 +49,17 @@ def test_no_paths_no_stack_traces_one_file(model: Path, run: Path) -> None:
 def test_any_size_and_batch(model: Path) -> None:
     loaded = OnnxModel(model, device="cpu")
     images = [draw("rings", 7, size) for size in ((40, 48), (1, 1), (300, 7), (40, 48), (200, 333))]
-    together = loaded.probabilities(images)
+    together = loaded.of_images(images, ["probabilities"])[0]
     assert np.allclose(together.sum(1), 1, atol=1e-5)
     for image, row in zip(images, together, strict=True):
-        assert np.allclose(loaded.probabilities([image])[0], row, atol=1e-6)
+        assert np.allclose(loaded.of_images([image], ["probabilities"])[0], row, atol=1e-6)
 
 
 def test_golden_answers(model: Path) -> None:
     loaded = OnnxModel(model, device="cpu")
     for golden in loaded.require_manifest("test").golden:
-        answer = loaded.probabilities([golden_image(golden.height, golden.width, golden.seed)])[0]
+        image = golden_image(golden.height, golden.width, golden.seed)
+        answer = loaded.of_images([image], ["probabilities"])[0]
         assert np.allclose(answer, golden.probabilities, atol=1e-4)
 
 

@@ -85,7 +85,7 @@ def test_numbers_to_watch(start: Start, model: Path, tensor_model: Path, images:
     assert 'zoo_requests_total{model="shapes",status="400",version="1"} 1.0' in lines
     counted = [float(line.rpartition(" ")[2]) for line in lines if line.startswith("zoo_labels_total")]
     assert sum(counted) == 3
-    assert 'zoo_confidence_count{model="shapes",version="1"} 3.0' in lines
+    assert 'zoo_confidence_count{model="shapes",output="probabilities",version="1"} 3.0' in lines
     [stats] = server.get("/v2/models/shapes/stats")["model_stats"]
     assert (stats["inference_count"], stats["execution_count"]) == (3, 3)
     assert stats["inference_stats"]["success"]["count"] == 3

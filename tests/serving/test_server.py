@@ -217,7 +217,7 @@ def test_many_clients_at_once(url: str, model: Path) -> None:
         thread.join()
     from zoo.runtime.model import OnnxModel
 
-    expected = OnnxModel(model, device="cpu").probabilities(images)
+    expected = OnnxModel(model, device="cpu").of_images(images, ["probabilities"])[0]
     assert np.allclose([answers[row] for row in range(len(images))], expected, atol=1e-6)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from zoo.errors import ModelError
 
-SCHEMA = 2
-_SEALED_SINCE = 2
+SCHEMA = 3
+_SEALED_SINCE, _HEADS_SINCE = 2, 3
 METADATA_KEY = "zoo"
 
 INPUT = "image"
@@ -19,6 +19,11 @@ LABEL, TOP_LABELS, TOP_PROBABILITIES, EMBEDDING = "label", "top_labels", "top_pr
 """Outputs that a model may have beside its probabilities, see `zoo.export.outputs.Outputs`."""
 EXIT = "exit"
 """Of a gated cascade: the number of the member that answered, int64 [N]."""
+
+
+def output_of(name: str, head: str) -> str:
+    """What the output `name` is called of a further head."""
+    return f"{name}_{head}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +37,8 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelManifest:
-    """What a user of an exported model needs to know and cannot read from the graph."""
+class Answer:
+    """What is to be known of probabilities that a model gives: their labels, and the run that they come from."""
 
     task: str
     labels: tuple[str, ...]
@@ -58,14 +63,46 @@ class ModelManifest:
     """Of metrics that are shares of images: between what values chance leaves them."""
     parity: Mapping[str, Any]
     golden: tuple[Golden, ...]
+    cascade: Mapping[str, Any] | None = None
+    """Of a cascade: its kind, when it stops, and what its members are."""
+
+    @property
+    def output(self) -> str:
+        """The name of the output that gives these probabilities."""
+        return OUTPUT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadManifest(Answer):
+    """A further head of a model, from a run of its own."""
+
+    name: str
+    shared: float
+    """The share of the bytes of its weights that the file holds anyway, for those before it."""
+
+    @property
+    def output(self) -> str:
+        """The name of the output that gives these probabilities."""
+        return output_of(OUTPUT, self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelManifest(Answer):
+    """What a user of an exported model needs to know and cannot read from the graph."""
+
     versions: Mapping[str, str]
     precision: str = "fp32"
     variants: tuple[Mapping[str, Any], ...] = ()
     """What was measured of other precisions, and why each was kept or not."""
-    cascade: Mapping[str, Any] | None = None
-    """Of a cascade: its kind, when it stops, and what its members are."""
+    heads: tuple[HeadManifest, ...] = ()
+    """What else it answers of an image."""
 
     schema: int = SCHEMA
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """All probabilities that the model gives: its own, and those of further heads."""
+        return (self, *self.heads)
 
     @property
     def is_sealed(self) -> bool:
@@ -74,7 +111,11 @@ class ModelManifest:
 
     def to_json(self) -> str:
         """The manifest as the text that goes into the model."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        value = asdict(self)
+        if not self.heads:  # an earlier Zoo, which knows no heads, is to read it
+            del value["heads"]
+            value["schema"] = _HEADS_SINCE - 1
+        return json.dumps(value, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> ModelManifest:
@@ -83,11 +124,14 @@ class ModelManifest:
             value = json.loads(text)
             if value["schema"] > SCHEMA:
                 raise ModelError(f"manifest of a newer Zoo: schema {value['schema']}, known {SCHEMA}; update Zoo")
-            value["labels"] = tuple(value["labels"])
             value["variants"] = tuple(value.get("variants", ()))
-            value["golden"] = tuple(
-                Golden(**{**golden, "probabilities": tuple(golden["probabilities"])}) for golden in value["golden"]
-            )
-            return cls(**value)
+            value["heads"] = tuple(HeadManifest(**_fields(head)) for head in value.get("heads", ()))
+            return cls(**_fields(value))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(f"manifest in the model is damaged: {error}; export the model again") from None
+
+
+def _fields(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON left of an answer, in tuples where there were tuples."""
+    golden = [Golden(**{**golden, "probabilities": tuple(golden["probabilities"])}) for golden in value["golden"]]
+    return {**value, "labels": tuple(value["labels"]), "golden": tuple(golden)}

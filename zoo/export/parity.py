@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zoo.artifacts.manifest import EMBEDDING, EXIT, INPUT, OUTPUT
+from zoo.data.dataset import DataSet, Sample
 from zoo.data.images import decode_image
 from zoo.errors import ParityError
 from zoo.export.answering import Answering
@@ -22,6 +23,7 @@ BATCHES = (1, 2, 3, 8)
 TOLERANCE = 1e-4
 """Largest difference in any probability (fp32)."""
 
+_REAL_IMAGES = 8
 _SYNTHETIC = ((61, 83), (224, 224), (480, 333))
 
 
@@ -37,15 +39,28 @@ def synthetic_jpegs() -> list[bytes]:
     return [_encode(golden_image(height, width, seed)) for seed, (height, width) in enumerate(_SYNTHETIC)]
 
 
-def measure_parity(answering: Answering, exported: Path, jpegs: Sequence[bytes], *, threads: int) -> float:
+def find_parity(
+    answering: Answering, exported: Path, data: DataSet, *, threads: int, output: str = OUTPUT
+) -> dict[str, Any]:
+    """What the manifest says of `measure_parity`, over pictures by formula and what is still there of `data`."""
+    jpegs = synthetic_jpegs() + as_jpegs([data.path(sample) for sample in _real_images(data)])
+    worst = measure_parity(answering, exported, jpegs, threads=threads, output=output)
+    return {"max_abs": worst, "batches": list(BATCHES), "images": len(jpegs)}
+
+
+def measure_parity(
+    answering: Answering, exported: Path, jpegs: Sequence[bytes], *, threads: int, output: str = OUTPUT
+) -> float:
     """The largest difference in probabilities between the model in torch and the file in ONNX Runtime on the CPU.
 
-    Both decode the same JPEG bytes; compared at batch sizes 1, 2, 3 and 8, every image being in one batch of each
-    size at least (the images of a batch are cut to their common size). The difference in an embedding, where the model
-    gives one, counts relative to its largest value. Raises ParityError beyond `TOLERANCE`.
+    `output` is where the file gives those of this model. Both decode the same JPEG bytes; compared at batch sizes 1, 2,
+    3 and 8, every image being in one batch of each size at least (the images of a batch are cut to their common size).
+    The difference in an embedding, where the model gives one, counts relative to its largest value. Raises ParityError
+    beyond `TOLERANCE`.
     """
     session = open_session(exported, device="cpu", threads=threads)
-    names = [output.name for output in session.get_outputs() if output.name in (OUTPUT, EMBEDDING, EXIT)]
+    wanted = (OUTPUT, EMBEDDING, EXIT) if output == OUTPUT else (output,)
+    names = [found.name for found in session.get_outputs() if found.name in wanted]
     images = [decode_image(jpeg) for jpeg in jpegs]
     worst = 0.0
     for size in BATCHES:
@@ -53,7 +68,7 @@ def measure_parity(answering: Answering, exported: Path, jpegs: Sequence[bytes],
             group = [images[(start + offset) % len(images)] for offset in range(size)]
             batch = _common(group)
             theirs = dict(zip(names, session.run(names, {INPUT: batch}), strict=True))
-            ours = {OUTPUT: answering(batch, theirs.get(EXIT))}
+            ours = {output: answering(batch, theirs.get(EXIT))}
             if EMBEDDING in theirs:
                 ours[EMBEDDING] = answering.embedding(batch)
             for name, expected in ours.items():
@@ -64,6 +79,13 @@ def measure_parity(answering: Answering, exported: Path, jpegs: Sequence[bytes],
             "nothing was written"
         )
     return worst
+
+
+def _real_images(data: DataSet) -> list[Sample]:
+    """Images to compare on, where the data is still there: held-out ones first, spread over the classes."""
+    ordered = [*data.of("val"), *data.of("test"), *data.of("train")]
+    there = [sample for sample in ordered if data.path(sample).is_file()]
+    return there[:: max(1, len(there) // _REAL_IMAGES)][:_REAL_IMAGES]
 
 
 def _difference(ours: NDArray[Any], theirs: NDArray[Any], name: str, *, relative: bool) -> float:

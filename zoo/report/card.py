@@ -9,7 +9,7 @@ from typing import Any
 from zoo.artifacts.files import sha256_file, write_bytes
 from zoo.artifacts.manifest import ModelManifest
 from zoo.report.page import check_target, render
-from zoo.report.sbom import bill_of_materials, source_weights, spdx_id
+from zoo.report.sbom import bill_of_materials, source_weights, spdx_id, weights_license
 from zoo.runtime.model import OnnxModel
 
 MARKER = "made by zoo card"
@@ -62,10 +62,11 @@ def _accuracy(manifest: ModelManifest, split: str) -> dict[str, Any]:
 
 def _front_matter(manifest: ModelManifest) -> dict[str, Any]:
     """What hubs read (https://huggingface.co/docs/hub/model-cards): they know licences by SPDX names in lower case."""
-    if manifest.weights_license is None:
+    license_ = weights_license(manifest)
+    if license_ is None:
         return {"license": "unknown", "license_name": None}
-    known = spdx_id(manifest.weights_license)
+    known = spdx_id(license_)
     return {
         "license": known.lower() if known else "other",
-        "license_name": None if known else manifest.weights_license,
+        "license_name": None if known else license_,
     }

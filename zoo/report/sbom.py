@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import __version__
 from zoo.artifacts.manifest import ModelManifest
+from zoo.artifacts.runs import all_known
 from zoo.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -29,15 +30,16 @@ class SourceWeights:
 
 
 def source_weights(manifest: ModelManifest) -> list[SourceWeights]:
-    """The pretrained weights of a model, or of each member of a cascade; none of one trained from scratch."""
+    """The pretrained weights of a model and its heads, or of each member of a cascade; none of one from scratch."""
     # Backbones that were trained as one have one digest and the licences of all.
     members = _member_runs(manifest) or [
         {
-            "backbone": manifest.backbone,
-            "weights": manifest.weights,
-            "weights_license": manifest.weights_license,
-            "weights_sha256": manifest.source_weights_sha256,
+            "backbone": answer.backbone,
+            "weights": answer.weights,
+            "weights_license": answer.weights_license,
+            "weights_sha256": answer.source_weights_sha256,
         }
+        for answer in manifest.answers
     ]
     found = [
         SourceWeights(
@@ -49,6 +51,11 @@ def source_weights(manifest: ModelManifest) -> list[SourceWeights]:
         if member["weights"] != "none"
     ]
     return list(dict.fromkeys(found))
+
+
+def weights_license(manifest: ModelManifest) -> str | None:
+    """The licences of all pretrained weights of a model that are known, those of its heads too."""
+    return all_known([answer.weights_license for answer in manifest.answers])
 
 
 def _member_runs(manifest: ModelManifest) -> Sequence[Mapping[str, Any]]:
@@ -87,13 +94,17 @@ def bill_of_materials(manifest: ModelManifest, *, file: str, sha256: str, card: 
         "data fingerprint": manifest.data_fingerprint,
         "run": manifest.run_sha256,
     }
-    model = _model(file, sha256, manifest.weights_license)
+    model = _model(file, sha256, weights_license(manifest))
     model.external_references.add(ExternalReference(type=ExternalReferenceType.MODEL_CARD, url=XsUri(card)))
     model.properties.update(Property(name=f"zoo:{key}", value=value) for key, value in facts.items() if value)
     # Of a cascade the manifest holds a digest of digests, which is that of no file.
     trained = None if _member_runs(manifest) else manifest.run_weights_sha256
     parts = [
         _model("trained weights", trained, manifest.weights_license),
+        *(
+            _model(f"trained weights of {head.name}", head.run_weights_sha256, head.weights_license)
+            for head in manifest.heads
+        ),
         *(_model(source.name, source.sha256, source.license) for source in source_weights(manifest)),
         *(_library(package, version) for package, version in manifest.versions.items()),
     ]

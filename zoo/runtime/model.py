@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.artifacts.manifest import INPUT, METADATA_KEY, OUTPUT, ModelManifest
+from zoo.artifacts.manifest import INPUT, METADATA_KEY, ModelManifest
 from zoo.artifacts.seal import check_seal
 from zoo.errors import ModelError
 from zoo.progress import Progress
@@ -84,13 +84,11 @@ class OnnxModel:
         answers: list[NDArray[Any]] = self.session.run(outputs, dict(feeds))
         return answers
 
-    def probabilities(self, images: Sequence[Image], batch: int = 16) -> NDArray[np.float32]:
-        """Class probabilities [N, C] of RGB images [H, W, 3] of any sizes; equal sizes share a batch."""
-        self.require_manifest("predict")
-        return self.of_images(images, [OUTPUT], batch)[0]
-
     def of_images(self, images: Sequence[Image], outputs: Sequence[str], batch: int = 16) -> list[NDArray[Any]]:
-        """The named outputs, a row for each of some RGB images, one at least, as `probabilities` takes them."""
+        """The named outputs, a row for each of some RGB images [H, W, 3], one at least, of any sizes.
+
+        Equal sizes share a batch.
+        """
         order, parts = list[int](), list[list[NDArray[Any]]]()
         for rows in batches_of_equal_size(images, batch):
             parts.append(self.run({INPUT: np.stack([images[row] for row in rows])}, outputs))

@@ -18,13 +18,13 @@ _BATCH = 32
 
 
 def predict_samples(
-    model: OnnxModel, samples: Sequence[Sample], store: ImageStore, progress: Progress
+    model: OnnxModel, samples: Sequence[Sample], store: ImageStore, progress: Progress, *, output: str = OUTPUT
 ) -> NDArray[np.float32]:
-    """Probabilities [N, C] of samples, in their order."""
+    """Probabilities [N, C] of samples, in their order, as `output` gives them."""
     found: list[NDArray[Any]] = []
     with progress.task("predicting", len(samples)) as task:
         for start in range(0, len(samples), _BATCH):
             rows = samples[start : start + _BATCH]
-            found += model.of_images([store.pixels(sample) for sample in rows], [OUTPUT], _BATCH)
+            found += model.of_images([store.pixels(sample) for sample in rows], [output], _BATCH)
             task.advance(len(rows))
     return np.concatenate(found)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.artifacts.manifest import EXIT, INPUT, OUTPUT
+from zoo.artifacts.manifest import EXIT, INPUT
 from zoo.data.images import check_size, decode_image
 from zoo.errors import DataError, ModelError
 from zoo.runtime.feeds import model_feeds
@@ -29,8 +29,8 @@ class ServedOnnx:
         self.version = version
         self.inputs: Sequence[TensorSpec] = [_spec(model, tensor) for tensor in model.inputs]
         self.outputs: Sequence[TensorSpec] = [_spec(model, tensor) for tensor in model.outputs]
-        self.labels: Sequence[str] | None = model.manifest.labels if model.manifest else None
-        self.probabilities = OUTPUT if model.manifest else None
+        answers = model.manifest.answers if model.manifest else ()
+        self.labels: Mapping[str, Sequence[str]] = {answer.output: answer.labels for answer in answers}
         self.image_input = INPUT if model.manifest else None
         self.facts = _facts(model)
         self.exits = _exit_counter(model, name)

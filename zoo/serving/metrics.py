@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import time
 from typing import Any
 
@@ -68,7 +68,7 @@ class Histogram:
 class ModelMetrics:
     """What is counted of one version of one model."""
 
-    def __init__(self, model: str, version: str, labels: Sequence[str] | None) -> None:
+    def __init__(self, model: str, version: str, labels: Mapping[str, Sequence[str]]) -> None:
         self.model = model
         self.version = version
         self.labels = labels
@@ -78,8 +78,8 @@ class ModelMetrics:
         self.queue = Histogram(_SECONDS)
         self.calls = Histogram(_SECONDS)
         self.rows = Histogram(_ROWS)
-        self.confidence = Histogram(_SHARES)
-        self.by_label = [0] * len(labels or ())
+        self.confidence = {output: Histogram(_SHARES) for output in labels}
+        self.by_label = {output: [0] * len(names) for output, names in labels.items()}
         self.exits: list[int] = []
         """Of a gated cascade: images that stopped at each member."""
         self.by_rows: dict[int, tuple[int, float]] = {}
@@ -105,19 +105,23 @@ class ModelMetrics:
         calls, total = self.by_rows.get(rows, (0, 0.0))
         self.by_rows[rows] = calls + 1, total + seconds
 
-    def predicted(self, probabilities: NDArray[np.floating[Any]]) -> None:
+    def predicted(self, output: str, probabilities: NDArray[np.floating[Any]]) -> None:
         """Counts the best label of each row [N, C] and how sure the model was."""
+        counts, histogram = self.by_label[output], self.confidence[output]
         for label, confidence in zip(probabilities.argmax(1).tolist(), probabilities.max(1).tolist(), strict=True):
-            self.by_label[label] += 1
-            self.confidence.add(confidence)
+            counts[label] += 1
+            histogram.add(confidence)
 
     def plus(self, other: ModelMetrics) -> ModelMetrics:
         """What was counted of the same model here and there."""
         both = ModelMetrics(self.model, self.version, self.labels)
         both.statuses = self.statuses + other.statuses
-        for name in ("requests", "queue", "calls", "rows", "confidence"):
+        for name in ("requests", "queue", "calls", "rows"):
             setattr(both, name, getattr(self, name).plus(getattr(other, name)))
-        both.by_label = _sums(self.by_label, other.by_label)
+        for output, counts in self.by_label.items():
+            if output in other.by_label:
+                both.by_label[output] = _sums(counts, other.by_label[output])
+                both.confidence[output] = self.confidence[output].plus(other.confidence[output])
         both.exits = _sums(self.exits, other.exits)
         both.by_rows = dict(self.by_rows)
         for rows, (calls, seconds) in other.by_rows.items():
@@ -188,29 +192,37 @@ class _Collector(Collector):
     def collect(self) -> Iterable[Metric]:
         names = ["model", "version"]
         requests = CounterMetricFamily("zoo_requests", "Requests by HTTP status.", labels=[*names, "status"])
-        labels = CounterMetricFamily("zoo_labels", "Images by the label they were given.", labels=[*names, "label"])
         for model in self._models:
             for status, count in sorted(model.statuses.items()):
                 requests.add_metric([model.model, model.version, str(status)], count)
-            for label, count in zip(model.labels or (), model.by_label, strict=True):
-                labels.add_metric([model.model, model.version, label], count)
         yield requests
-        yield labels
         for name, meaning, attribute in (
             ("zoo_request_seconds", "From the head of a request to its answer.", "requests"),
             ("zoo_queue_seconds", "What requests waited for their turn.", "queue"),
             ("zoo_call_seconds", "Calls of the model.", "calls"),
             ("zoo_call_rows", "Rows of a call.", "rows"),
-            ("zoo_confidence", "How sure the model was of its label: another shape than before means other images.",
-             "confidence"),
-        ):  # fmt: skip
+        ):
             family = HistogramMetricFamily(name, meaning, labels=names)
             for model in self._models:
                 histogram: Histogram = getattr(model, attribute)
                 family.add_metric([model.model, model.version], histogram.buckets(), histogram.total)
             yield family
+        yield from self._predictions([*names, "output"])
         waiting = GaugeMetricFamily("zoo_queue_rows", "Rows that wait now.", labels=names)
         for name, version, rows in self._waiting:
             waiting.add_metric([name, version], rows)
         yield waiting
         yield GaugeMetricFamily("zoo_connections", "Open connections.", value=self._connections)
+
+    def _predictions(self, names: Sequence[str]) -> Iterable[Metric]:
+        """What was said, which changes where images do."""
+        labels = CounterMetricFamily("zoo_labels", "Images by the label they were given.", labels=[*names, "label"])
+        sure = HistogramMetricFamily("zoo_confidence", "How sure the model was of its label.", labels=names)
+        for model in self._models:
+            for output, texts in model.labels.items():
+                key = [model.model, model.version, output]
+                sure.add_metric(key, model.confidence[output].buckets(), model.confidence[output].total)
+                for label, count in zip(texts, model.by_label[output], strict=True):
+                    labels.add_metric([*key, label], count)
+        yield labels
+        yield sure

@@ -36,13 +36,8 @@ class ServedModel(Protocol):
         ...
 
     @property
-    def labels(self) -> Sequence[str] | None:
-        """Names of the classes, where it knows them."""
-        ...
-
-    @property
-    def probabilities(self) -> str | None:
-        """The output that holds a probability [N, C] for each of the labels."""
+    def labels(self) -> Mapping[str, Sequence[str]]:
+        """Names of the classes by the outputs that give their probabilities [N, C], its own first."""
         ...
 
     @property

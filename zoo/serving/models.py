@@ -23,24 +23,20 @@ class Served:
         self.requests = Requests(model)
         self.metrics = ModelMetrics(model.name, model.version, model.labels)
         self.batcher = Batcher(self._infer, pace, max_queue=max_queue, called=self._called)
-        self._counted: NDArray[Any] | None = None
+        self._counted: dict[str, NDArray[Any]] = {}
 
     def _infer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        counted = self.model.probabilities
-        if counted is None:
-            return self.model.infer(feeds, outputs)
-        if counted in outputs:
-            answers = self.model.infer(feeds, outputs)
-            self._counted = answers[outputs.index(counted)]
-            return answers
-        *answers, self._counted = self.model.infer(feeds, [*outputs, counted])
-        return answers
+        # Probabilities are counted, whether or not they are asked for.
+        names = [*outputs, *(name for name in self.model.labels if name not in outputs)]
+        answers = self.model.infer(feeds, names)
+        self._counted = {name: answers[names.index(name)] for name in self.model.labels}
+        return answers[: len(outputs)]
 
     def _called(self, jobs: Sequence[Job], began: float, seconds: float) -> None:
-        counted, self._counted = self._counted, None
+        counted, self._counted = self._counted, {}
         self.metrics.called(sum(job.rows for job in jobs), (began - job.queued for job in jobs), seconds)
-        if counted is not None:
-            self.metrics.predicted(counted)
+        for name, probabilities in counted.items():
+            self.metrics.predicted(name, probabilities)
         if self.model.exits is not None:
             self.metrics.exits = self.model.exits.counts
 

@@ -64,6 +64,7 @@ _SCHEMAS = {
                     "properties": {
                         "label": {"type": "string"},
                         "probability": {"type": "number"},
+                        "heads": {"type": "object", "description": "What further heads of the model say."},
                         "exit": {"type": "string", "description": "Of a cascade: the member that answered."},
                         "top": {"type": "array", "items": {"type": "object"}},
                     },

@@ -14,7 +14,7 @@ import orjson
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import File, create_form_parser
 
-from zoo.artifacts.manifest import EXIT
+from zoo.artifacts.manifest import EXIT, OUTPUT
 from zoo.serving.http import Request, Response
 from zoo.serving.inference import Inference
 from zoo.serving.models import Models, Served
@@ -41,7 +41,7 @@ class Predict:
         name = _query(request, "model")
         if name is not None:
             served = self._models.find(name)
-            if served.model.image_input is None or served.model.labels is None:
+            if served.model.image_input is None or not served.model.labels:
                 raise ProtocolError(f"{name} takes no images: it has no labels; ask POST /v2/models/{name}/infer")
             return served
         able = sorted({served.model.name for served in self._models if served.model.image_input is not None})
@@ -56,18 +56,23 @@ class Predict:
             raise ProtocolError(f"top: {count!r:.40}; how many labels, from 1 to 1000")
         files = await self._inference.in_thread(lambda: read_images(request))
         model = served.model
-        image, probabilities, labels = model.image_input, model.probabilities, model.labels
+        image = model.image_input
         assert image is not None
-        assert probabilities is not None
-        assert labels is not None
         content = np.empty(len(files), object)
         content[:] = files
-        names = [probabilities, *([EXIT] if model.exits is not None else [])]
+        names = [*model.labels, *([EXIT] if model.exits is not None else [])]
         head = Head((), tuple(WantedOutput(name, binary=True) for name in names))
         answers = await self._inference.ask(served, InferRequest(head, {image: content}), request.received)
-        predictions = [_describe(row, labels, min(int(count), len(labels))) for row in answers[0]]
+        own, *heads = [
+            [_describe(row, labels, int(count)) for row in found]
+            for found, labels in zip(answers, model.labels.values(), strict=False)
+        ]
+        predictions: list[dict[str, Any]] = own
+        for output, found in zip(list(model.labels)[1:], heads, strict=True):
+            for prediction, said in zip(predictions, found, strict=True):
+                prediction.setdefault("heads", {})[output.removeprefix(f"{OUTPUT}_")] = said
         if model.exits is not None:
-            for prediction, member in zip(predictions, answers[1].tolist(), strict=True):
+            for prediction, member in zip(predictions, answers[-1].tolist(), strict=True):
                 prediction["exit"] = model.exits.members[member]
         seconds = monotonic() - request.received
         served.metrics.answered(200, seconds)

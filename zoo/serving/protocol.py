@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from zoo.artifacts.manifest import OUTPUT
 from zoo.serving.model import ServedModel
 from zoo.serving.tensors import (
     BYTES,
@@ -115,8 +116,11 @@ def model_metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any
         "inputs": [tensor.to_json() for tensor in model.inputs],
         "outputs": [tensor.to_json() for tensor in model.outputs],
     }
-    if model.labels is not None:
-        value["properties"] = {"labels": orjson.dumps(list(model.labels)).decode()}
+    if model.labels:
+        value["properties"] = {
+            output.replace(OUTPUT, "labels", 1): orjson.dumps(list(names)).decode()
+            for output, names in model.labels.items()
+        }
     return value
 
 
@@ -177,7 +181,7 @@ def build_response(
     """The response body, and the length of its JSON part where binary tensors follow it."""
     head = request.head
     arrays = [
-        _classify(answer, wanted.classes, model.labels) if wanted.classes else answer
+        _classify(answer, wanted.classes, model.labels.get(wanted.name, ())) if wanted.classes else answer
         for wanted, answer in zip(head.wanted, answers, strict=True)
     ]
     # FP16 exists in binary form only.
@@ -345,13 +349,13 @@ def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return parameters
 
 
-def _classify(array: NDArray[Any], count: int, labels: Sequence[str] | None) -> NDArray[Any]:
+def _classify(array: NDArray[Any], count: int, labels: Sequence[str]) -> NDArray[Any]:
     """The best `count` entries of the last axis as BYTES `value:index[:label]`."""
     rows = array.reshape(-1, array.shape[-1])
     count = min(count, rows.shape[1])
     answer = np.empty((len(rows), count), object)
     for number, row in enumerate(rows):
         for rank, index in enumerate(np.argsort(-row, kind="stable")[:count]):
-            label = f":{labels[index]}" if labels is not None and index < len(labels) else ""
+            label = f":{labels[index]}" if index < len(labels) else ""
             answer[number, rank] = f"{row[index]:.6f}:{index}{label}".encode()
     return answer.reshape(*array.shape[:-1], count)

@@ -41,8 +41,8 @@ def _describe(served: Served, metrics: ModelMetrics) -> dict[str, Any]:
     return {
         "name": model.name,
         "version": model.version,
-        "labels": len(model.labels) if model.labels else None,
-        "takes_images": model.image_input is not None and model.labels is not None,
+        "labels": sum(map(len, model.labels.values())) or None,
+        "takes_images": model.image_input is not None and bool(model.labels),
         "facts": model.facts,
         "requests": metrics.requests.count,
         "p50_ms": 1e3 * metrics.requests.quantile(0.5),

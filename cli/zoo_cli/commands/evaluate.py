@@ -22,6 +22,9 @@ def _evaluate(
     out: Output,
     target: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A finished run or an exported model.")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for finetune.")],
+    head: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which further head of an exported model (default: its own).")
+    ] = None,
     split: Annotated[Literal["test", "val", "train", "all"], typer.Option(help="Which images.")] = "test",
     seed: Annotated[
         int | None, typer.Option(help="Splits data without a test split of its own (default: as the training did).")
@@ -44,6 +47,7 @@ def _evaluate(
         device=device,
         threads=threads,
         on_bad_sample=on_bad_sample,
+        head=head,
     )
 
     def words() -> None:

@@ -26,6 +26,10 @@ def _export(
     outputs: Annotated[
         str, typer.Option(help="What it gives, any of: probabilities (always), label, topK such as top5, embedding.")
     ] = "probabilities",
+    head: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=RUN", help="One more finished run in the same file, and the name of its outputs."),
+    ] = None,
     precision: Annotated[
         Literal["fp32", "fp16", "int8", "auto"],
         typer.Option(help="Other than fp32 only where measured to be faster here and as good; auto tries all."),
@@ -41,11 +45,13 @@ def _export(
 ) -> None:
     """Export a run as one ONNX file: image pixels in, probabilities out, verified against the trained model."""
     from zoo.data.splits import open_dataset
+    from zoo.export.heads import parse_heads
     from zoo.export.outputs import Outputs
     from zoo.export.run import ExportOptions, export
 
     options = ExportOptions(
         outputs=Outputs.parse(outputs),
+        heads=parse_heads(head or []),
         precision=precision,
         max_loss=max_loss / 100,
         device=device,
@@ -63,6 +69,11 @@ def _export(
             f"from the trained model is {parity['max_abs']:.1e} over {parity['images']} images at batches "
             f"{parity['batches']}"
         )
+        for name, facts in result["heads"].items():
+            out.line(
+                f"head {name}: shares {percent(facts['shared'])} of its weights; largest difference from its trained "
+                f"model {facts['parity']['max_abs']:.1e}"
+            )
         model = shlex.quote(result["model"])
         out.line(f"next: zoo predict {model} IMAGE   zoo bench {model}   zoo serve {model}")
 

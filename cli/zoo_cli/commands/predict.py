@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,8 +29,10 @@ def _predict(
     from zoo.predict import predict
 
     answers = predict(model, files, top=top, device=device, threads=threads, progress=out.progress)
-    rows = [
-        (answer["file"], ", ".join(f"{entry['label']} {percent(entry['probability'])}" for entry in answer["top"]))
-        for answer in answers
-    ]
-    out.result(answers, lambda: out.table(["file", "labels"], rows))
+    heads = list(answers[0]["heads"])
+    rows = [(answer["file"], _words(answer), *(_words(answer["heads"][head]) for head in heads)) for answer in answers]
+    out.result(answers, lambda: out.table(["file", "labels", *heads], rows))
+
+
+def _words(answer: dict[str, Any]) -> str:
+    return ", ".join(f"{entry['label']} {percent(entry['probability'])}" for entry in answer["top"])

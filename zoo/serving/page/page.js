@@ -82,7 +82,9 @@ function show(prediction, milliseconds) {
   }
   table.append(body);
   const exit = prediction.exit ? `; answered by ${prediction.exit}` : "";
-  at("answer").replaceChildren(table, element("p", `${milliseconds.toFixed(1)} ms in the server${exit}`, { class: "quiet" }));
+  const heads = Object.entries(prediction.heads || {}).map(([name, said]) =>
+    element("p", `${name}: ${said.label} (${percent(said.probability)})`));
+  at("answer").replaceChildren(table, ...heads, element("p", `${milliseconds.toFixed(1)} ms in the server${exit}`, { class: "quiet" }));
 }
 
 async function ask(file) {
