@@ -26,7 +26,7 @@ CLEARLY = 1.03
 MOSTLY = 0.8
 """and faster in this share of the rounds."""
 _CALLERS = 2
-"""Requests that `zoo serve` works on at a time."""
+"""Calls at a time that `throughput` counts."""
 _SEARCH_ROUNDS = 4
 _SEARCH_SHARE = 0.6
 """Of the budget; the rest compares what was found with the defaults again, since the best of many was also lucky."""
@@ -49,7 +49,7 @@ def tune(
     Threads and spinning are searched by successive halving (Jamieson and Talwalkar 2016): all candidates take turns,
     the faster half stays. What is left meets the defaults once more, and only what is at least 3 % and in 8 of 10
     rounds faster there is kept; otherwise the model has no tuned settings afterwards. `latency` counts one call at a
-    time, `throughput` two at once, as `zoo serve` makes them.
+    time, as `zoo serve` makes them; `throughput` two at once, as programs with several threads do.
 
     Raises ModelError for a file that does not load, and where settings cannot be put beside it.
     """
