@@ -24,8 +24,13 @@ _SHARED = (
 )
 
 
-def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a function as the command `name`; its first parameter is the `Output` it speaks through."""
+def command(
+    app: typer.Typer, name: str, *, environment: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a function as the command `name`; its first parameter is the `Output` it speaks through.
+
+    With `environment`, options are also read from variables: with `ZOO_SERVE`, --port from ZOO_SERVE_PORT.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
@@ -53,7 +58,7 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
         ]
         run.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}
-        app.command(name)(run)
+        app.command(name, context_settings={"auto_envvar_prefix": environment} if environment else None)(run)
         return function
 
     return register

@@ -7,9 +7,11 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import Server, Start
@@ -178,3 +180,21 @@ def _metrics(server: Server) -> str:
     with closing(HTTPConnection("127.0.0.1", server.port)) as connection:
         connection.request("GET", "/metrics")
         return connection.getresponse().read().decode()
+
+
+def test_settings_from_a_file_and_from_the_environment(
+    start: Start, tensor_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zoo_process: Callable[..., Any]
+) -> None:
+    config = tmp_path / "serve.toml"
+    config.write_text(f'models = ["{tensor_model}"]\naccess-log = true\nmax-body = 1\n')
+    monkeypatch.setenv("ZOO_SERVE_MAX_BODY", "2")
+    server = start("--config", config)
+    large = b"POST /v2/models/plain/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n"
+    with closing(_connect(server)) as client:
+        client.sendall(large % (3 * 2**20))
+        assert b"at most 2,097,152 bytes" in _until_closed(client)
+    assert json.loads(server.stop())["status"] == 413
+    config.write_text("prot = 80\n")
+    done = zoo_process("serve", tensor_model, "--config", config)
+    assert done.returncode == 2
+    assert "unknown option: 'prot'" in done.stderr

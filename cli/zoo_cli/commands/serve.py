@@ -17,7 +17,25 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Adds the command `serve`."""
-    command(app, "serve")(_serve)
+    command(app, "serve", environment="ZOO_SERVE")(_serve)
+
+
+def _configure(context: typer.Context, path: Path | None) -> Path | None:
+    """Makes what the file says the defaults of all other options."""
+    import tomllib
+
+    if path is None:
+        return None
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{path} ({error}); give a TOML file") from None
+    values = {name.replace("-", "_"): value for name, value in found.items()}
+    unknown = sorted(values.keys() - {parameter.name for parameter in context.command.params})
+    if unknown:
+        raise typer.BadParameter(f"{path} has an unknown option: {unknown[0]!r}; see `zoo serve --help`")
+    context.default_map = values
+    return path
 
 
 def _serve(
@@ -59,8 +77,16 @@ def _serve(
     tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
     tls_client_ca: Annotated[Path | None, typer.Option(help="Only clients with a certificate of these (PEM).")] = None,
     access_log: Annotated[bool, typer.Option(help="A line of JSON for each request, on standard error.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(is_eager=True, callback=_configure, help="A TOML file of these options, such as max-batch = 8."),
+    ] = None,
 ) -> None:
-    """Serve ONNX models over the Open Inference Protocol v2 (REST) until Ctrl-C."""
+    """Serve ONNX models over the Open Inference Protocol v2 (REST) until Ctrl-C.
+
+    Options are taken from the command line, else from variables such as ZOO_SERVE_PORT, else from --config.
+    """
+    del config
     import json
     import sys
 
