@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from zoo.errors import UsageError
 from zoo.runtime.session import Device
 from zoo.serving.http import Limits
 from zoo.serving.listen import Ending
+from zoo.serving.traffic import Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,10 @@ class ServeRequest:
     """Rows that may wait before each model."""
     timeout: float = 30.0
     """Seconds after which a client is told that there is no answer in time; 0 is never."""
+    canaries: Mapping[str, Share] = field(default_factory=dict)
+    """By model, the version that answers a share of the requests that name none."""
+    shadows: Mapping[str, Share] = field(default_factory=dict)
+    """By model, the version that is asked the same as the one that answers, and compared with it."""
     poll: float = 2.0
     """Seconds between two looks for replaced files; 0 is never."""
     api_keys: tuple[str, ...] = ()

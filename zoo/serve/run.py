@@ -86,7 +86,7 @@ async def _serve(
     ready: Callable[[list[str]], None],
     siblings: Siblings | None,
 ) -> None:
-    models = Models()
+    models = Models(canaries=request.canaries, shadows=request.shadows)
 
     def put(found: Loaded) -> None:
         models.put(Served(*found, max_queue=request.max_queue))
@@ -96,7 +96,7 @@ async def _serve(
 
     for each in loaded:
         put(each)
-    inference = Inference(timeout=request.timeout or None, workers=request.threads or available_threads())
+    inference = Inference(models, timeout=request.timeout or None, workers=request.threads or available_threads())
     app = App(models, inference, max_body=request.limits.body)
     connections = Connections(
         app,

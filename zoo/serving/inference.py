@@ -10,10 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from zoo.serving.batching import Arrays
-from zoo.serving.models import Served
+from zoo.serving.batching import Arrays, OverloadedError
+from zoo.serving.models import Models, Served
 from zoo.serving.protocol import InferRequest
 from zoo.serving.tensors import ProtocolError
+from zoo.serving.traffic import agreement
 
 T = TypeVar("T")
 
@@ -21,8 +22,10 @@ T = TypeVar("T")
 class Inference:
     """Asks models, and has threads for what takes time before that: decoding images, reading large JSON."""
 
-    def __init__(self, *, timeout: float | None, workers: int) -> None:
+    def __init__(self, models: Models, *, timeout: float | None, workers: int) -> None:
         """`timeout`: seconds after which nobody waits any more, where a request does not say it."""
+        self._models = models
+        self._shadowing: set[asyncio.Task[None]] = set()
         self._timeout = timeout or inf
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
@@ -35,6 +38,16 @@ class Inference:
 
         `received`: when the request came, by `time.monotonic`.
         """
+        shadow = self._models.shadow(served)
+        if shadow is None:
+            return self._ask(served, request, received)
+        asked = self._ask(served, request, received)
+        task = asyncio.create_task(self._compare(shadow, request, received, asked))
+        self._shadowing.add(task)
+        task.add_done_callback(self._shadowing.discard)
+        return asked
+
+    def _ask(self, served: Served, request: InferRequest, received: float) -> asyncio.Future[Arrays]:
         files = served.model.image_input and request.feeds.get(served.model.image_input)
         if files is not None and not isinstance(files, str) and files.dtype == object:
             return asyncio.ensure_future(self._ask_files(served, list(files.ravel()), request, received))
@@ -44,6 +57,23 @@ class Inference:
     def close(self) -> None:
         """Ends the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _compare(
+        self, shadow: Served, request: InferRequest, received: float, asked: asyncio.Future[Arrays]
+    ) -> None:
+        """Asks the shadow the same; whatever becomes of that, the client has its answer."""
+        try:
+            await asyncio.wait([asked])
+            ours = asked.result()
+        except (ProtocolError, asyncio.CancelledError):
+            return
+        try:
+            theirs = await self._ask(shadow, request, received)
+        except OverloadedError:
+            return
+        except ProtocolError:  # it refuses what the other one answers
+            theirs = []
+        shadow.metrics.compared(*agreement(request.head.names, shadow.model.labels, ours, theirs))
 
     def _deadline(self, request: InferRequest, received: float) -> float:
         return received + min(request.head.timeout or inf, self._timeout)

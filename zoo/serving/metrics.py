@@ -80,6 +80,9 @@ class ModelMetrics:
         self.rows = Histogram(_ROWS)
         self.confidence = {output: Histogram(_SHARES) for output in labels}
         self.by_label = {output: [0] * len(names) for output, names in labels.items()}
+        self.agreed = 0
+        self.compared_rows = 0
+        """Of a shadow: rows in which it said the same as the version that answered, and all."""
         self.exits: list[int] = []
         """Of a gated cascade: images that stopped at each member."""
         self.by_rows: dict[int, tuple[int, float]] = {}
@@ -112,6 +115,11 @@ class ModelMetrics:
             counts[label] += 1
             histogram.add(confidence)
 
+    def compared(self, agreed: int, rows: int) -> None:
+        """Counts rows that a shadow was asked about, too."""
+        self.agreed += agreed
+        self.compared_rows += rows
+
     def plus(self, other: ModelMetrics) -> ModelMetrics:
         """What was counted of the same model here and there."""
         both = ModelMetrics(self.model, self.version, self.labels)
@@ -127,6 +135,7 @@ class ModelMetrics:
         for rows, (calls, seconds) in other.by_rows.items():
             mine = both.by_rows.get(rows, (0, 0.0))
             both.by_rows[rows] = mine[0] + calls, mine[1] + seconds
+        both.compared(self.agreed + other.agreed, self.compared_rows + other.compared_rows)
         both.failed_seconds = self.failed_seconds + other.failed_seconds
         both.last = max(self.last, other.last)
         return both
@@ -226,3 +235,11 @@ class _Collector(Collector):
                     labels.add_metric([*key, label], count)
         yield labels
         yield sure
+        shadows = CounterMetricFamily(
+            "zoo_shadow_rows", "Rows that a shadow was asked about, too.", labels=["model", "version", "agrees"]
+        )
+        for model in self._models:
+            if model.compared_rows:
+                shadows.add_metric([model.model, model.version, "yes"], model.agreed)
+                shadows.add_metric([model.model, model.version, "no"], model.compared_rows - model.agreed)
+        yield shadows

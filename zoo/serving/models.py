@@ -12,6 +12,7 @@ from zoo.serving.metrics import ModelMetrics
 from zoo.serving.model import ServedModel
 from zoo.serving.protocol import Requests
 from zoo.serving.tensors import ProtocolError
+from zoo.serving.traffic import Share
 
 
 class Served:
@@ -42,9 +43,14 @@ class Served:
 
 
 class Models:
-    """All models of a server by name and version. Asked for without a version, the highest one answers."""
+    """All models of a server by name and version. Asked for without a version, the highest one answers that is neither
+    a canary nor a shadow."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, canaries: Mapping[str, Share] | None = None, shadows: Mapping[str, Share] | None = None
+    ) -> None:
+        self._canaries = canaries or {}
+        self._shadows = shadows or {}
         self._versions: dict[str, dict[str, Served]] = {}
         self._newest: dict[str, Served] = {}
         self.elsewhere: dict[tuple[str, str], ModelMetrics] = {}
@@ -60,7 +66,7 @@ class Models:
         versions = self._versions.setdefault(served.model.name, {})
         old = versions.get(served.model.version)
         versions[served.model.version] = served
-        self._newest[served.model.name] = versions[max(versions, key=int)]
+        self._choose(served.model.name)
         if old is not None:
             old.batcher.close()
 
@@ -69,9 +75,21 @@ class Models:
         versions = self._versions[name]
         versions.pop(version).batcher.close()
         if versions:
-            self._newest[name] = versions[max(versions, key=int)]
+            self._choose(name)
         else:
             del self._versions[name], self._newest[name]
+
+    def shadow(self, served: Served) -> Served | None:
+        """The version that is to hear this request of another one, too."""
+        share = self._shadows.get(served.model.name)
+        if share is None or served.model.version == share.version or not share.falls():
+            return None
+        return self._versions[served.model.name].get(share.version)
+
+    def _choose(self, name: str) -> None:
+        versions = self._versions[name]
+        tried = {split[name].version for split in (self._canaries, self._shadows) if name in split}
+        self._newest[name] = versions[max([each for each in versions if each not in tried] or versions, key=int)]
 
     def metrics(self, served: Served) -> ModelMetrics:
         """What was counted of a model by all processes."""
@@ -84,7 +102,11 @@ class Models:
 
     def find(self, name: str, version: str | None = None) -> Served:
         """The model of this name. Raises ProtocolError where there is none."""
-        found = self._newest.get(name) if version is None else self._versions.get(name, {}).get(version)
+        if version is None and name in self._canaries and self._canaries[name].falls():
+            canary = self._versions.get(name, {}).get(self._canaries[name].version)
+            found = canary or self._newest.get(name)
+        else:
+            found = self._newest.get(name) if version is None else self._versions.get(name, {}).get(version)
         if found is not None:
             return found
         if name not in self._newest:

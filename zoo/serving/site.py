@@ -49,5 +49,6 @@ def _describe(served: Served, metrics: ModelMetrics) -> dict[str, Any]:
         "p99_ms": 1e3 * metrics.requests.quantile(0.99),
         "waiting": served.batcher.waiting,
         "rows_per_call": metrics.rows.total / calls if calls else None,
+        "agreement": metrics.agreed / metrics.compared_rows if metrics.compared_rows else None,
         "exits": model.exits.to_json(metrics.exits or model.exits.counts) if model.exits is not None else None,
     }

@@ -61,6 +61,14 @@ def _serve(
     poll: Annotated[
         float, typer.Option(min=0, help="Seconds between looks for new and replaced files; 0: never.")
     ] = 2.0,
+    canary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:VERSION=PERCENT", help="A version that answers a share of the requests."),
+    ] = None,
+    shadow: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:VERSION=PERCENT", help="A version that is only asked, too, and compared."),
+    ] = None,
     max_body: Annotated[int, typer.Option(min=1, help="MB of a request at most.")] = 64,
     max_connections: Annotated[int, typer.Option(min=1, help="Clients at a time.")] = 4096,
     receive_seconds: Annotated[
@@ -94,6 +102,7 @@ def _serve(
     from zoo.serve.run import serve
     from zoo.serving.http import Limits
     from zoo.serving.listen import Ending
+    from zoo.serving.traffic import Share
 
     request = ServeRequest(
         models=tuple(models),
@@ -105,6 +114,8 @@ def _serve(
         max_batch=max_batch,
         max_queue=max_queue,
         timeout=timeout,
+        canaries=Share.parse_all(canary or [], "--canary"),
+        shadows=Share.parse_all(shadow or [], "--shadow"),
         poll=poll,
         api_keys=_read_keys(api_keys),
         tls=_tls(tls_cert, tls_key, tls_client_ca),

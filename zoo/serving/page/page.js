@@ -37,6 +37,7 @@ function card(model) {
     "half of them within": model.requests ? `${model.p50_ms.toFixed(1)} ms` : null,
     "99 % within": model.requests ? `${model.p99_ms.toFixed(1)} ms` : null,
     "waiting now": String(model.waiting),
+    "agrees, as a shadow": model.agreement === null ? null : percent(model.agreement),
     "rows in a call": model.rows_per_call ? model.rows_per_call.toFixed(1) : null,
   }));
   for (const exit of model.exits || []) {
