@@ -49,8 +49,8 @@ def agreement(
 ) -> tuple[int, int]:
     """In how many rows two versions say the same, and how many there are.
 
-    The same label where an output has `labels`; otherwise numbers within a hundredth, or equal values. `theirs` is empty
-    where there was no answer.
+    The same label where an output has `labels`; otherwise numbers within a hundredth, or equal values. `theirs` is
+    empty where there was no answer.
     """
     if not theirs:
         return 0, len(ours[0]) if ours and ours[0].ndim else 1
