@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any
@@ -20,6 +21,9 @@ from zoo.serving.inference import Inference
 from zoo.serving.models import Models, Served
 from zoo.serving.protocol import Head, InferRequest, WantedOutput
 from zoo.serving.tensors import ProtocolError
+
+# What is wrong with a form is told to the client; its log is for those who write parsers.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 _TOP = 5
 _FILES = 64
