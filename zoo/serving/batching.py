@@ -98,8 +98,7 @@ class Batcher:
         self._closed = False
         self._wake = threading.Semaphore(0)
         self._batch: list[Job] = []
-        if not pace.inline:
-            threading.Thread(target=self._work, name="model", daemon=True).start()
+        self._thread: threading.Thread | None = None
 
     @property
     def waiting(self) -> int:
@@ -135,7 +134,7 @@ class Batcher:
         """Ends the thread, once the queue is empty."""
         self._closed = True
         if not self._busy:
-            self._wake.release()
+            self._wake.release()  # the thread finds nothing to do
 
     def _start(self) -> None:
         self._batch = self._take()
@@ -143,9 +142,12 @@ class Batcher:
             self._busy = False
             if self._closed:
                 self._wake.release()
-        elif self._pace.inline:
+        elif self._pace.inline and sum(job.rows for job in self._batch) <= self._pace.max_batch:
             self._finish(*_call(self._infer, self._batch))
         else:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+                self._thread.start()
             self._wake.release()
 
     def _work(self) -> None:

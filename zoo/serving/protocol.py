@@ -30,6 +30,9 @@ from zoo.serving.tensors import (
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 _HEADS = 256
 """Those remembered of each model; then all are forgotten, which costs less than to find the oldest."""
+_HEAD_BYTES = 4096
+"""Longer ones are not remembered: what clients send must not fill the memory."""
+_WRITTEN = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,7 @@ class Requests:
         head = self._heads.get(text)
         if head is None:
             head = _read_head(self._model, text)
-            if head.recurs:
+            if head.recurs and size <= _HEAD_BYTES:
                 if len(self._heads) >= _HEADS:
                     self._heads.clear()
                 self._heads[text] = head
@@ -193,6 +196,8 @@ def build_response(
     kinds = tuple([(array.dtype, array.shape) for array in arrays])
     written = head.written.get(kinds)
     if written is None:
+        if len(head.written) >= _WRITTEN:
+            head.written.clear()
         written = head.written[kinds] = _answer_head(model, head, arrays, binary)
     return b"".join([written, *tail]), len(written)
 
