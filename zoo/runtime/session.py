@@ -29,6 +29,8 @@ _NVIDIA = ("cuda", "tensorrt")
 _CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
 """Its own default tries every algorithm out whenever it sees a new shape, which takes some hundred milliseconds."""
 
+ort.disable_telemetry_events()  # on platforms whose builds of ONNX Runtime report home
+
 
 def open_session(
     path: Path,
