@@ -7,10 +7,14 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from zoo.bench.cautions import busy_machine, strayed_nodes, unsteady
 from zoo.errors import DeviceError, UsageError
+from zoo.runtime.bound import bind
+from zoo.runtime.feeds import model_feeds
+from zoo.runtime.model import OnnxModel
 from zoo.runtime.session import cuda_devices, working_providers
 
 Zoo = Callable[..., subprocess.CompletedProcess[str]]
@@ -36,6 +40,18 @@ def test_a_model_and_its_run_side_by_side(model: Path, run: Path, zoo: Zoo) -> N
         assert exported["memory_mb"] > model.stat().st_size / 1e6
         assert 0 < exported["preprocess_ms"] < exported["p95_ms"]
         assert trained["memory_mb"] is trained["preprocess_ms"] is None
+
+
+def test_tensors_that_stay_on_the_device(model: Path, zoo: Zoo) -> None:
+    done = zoo("bench", model, "--batch", "2", "--io-binding", "--json", *_QUICK)
+    assert done.returncode == 0, done.stderr
+    assert [row["io_binding"] for row in json.loads(done.stdout)["rows"]] == [False, True]
+    loaded = OnnxModel(model, device="cpu", threads=1)
+    [feeds] = model_feeds(loaded, batch=2, images=())
+    call = bind(loaded.session, feeds)
+    for expected, found, again in zip(loaded.run(feeds), call(), call(), strict=True):
+        assert np.array_equal(found.numpy(), expected)
+        assert np.array_equal(again.numpy(), expected)
 
 
 def test_accuracy_and_a_page(model: Path, tensor_model: Path, dataset: Path, zoo: Zoo, tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ class BenchRow:
     """What a process grows by that opens the model and runs it."""
     preprocess_ms: float | None = None
     """Of a call, what preparing images takes inside a model that Zoo exported."""
+    io_binding: bool = False
+    """Whether tensors stay on the device."""
     settings: dict[str, Any] | None = None
     """Those of the session."""
     nodes: dict[str, int] | None = None
@@ -69,6 +71,7 @@ def bench(
     accuracy: Callable[[Path], Mapping[str, Any]] | None = None,
     images: Images = (),
     open_run: OpenRun | None = None,
+    io_binding: bool = False,
 ) -> dict[str, Any]:
     """`rows`, one per model, device, thread count and batch size, and `warnings`: what to know before trusting them.
 
@@ -76,7 +79,8 @@ def bench(
     that a slow minute of the machine falls on all of them. Without `threads`, models are opened as `zoo serve` opens
     them, with tuned settings where there are any. `open_run` opens run folders among the models. `accuracy` gives the
     evaluation of a model, put beside its latency. Models that Zoo exported answer `images` [H, W, 3] in turn, on which
-    the time of a gated cascade depends; without any, one picture by formula.
+    the time of a gated cascade depends; without any, one picture by formula. With `io_binding` each model is measured
+    a second time, with tensors that stay on the device.
 
     Raises ModelError for a file that does not load, DeviceError for a device that is not there, UsageError for a run
     folder where none can be opened.
@@ -90,7 +94,9 @@ def bench(
     rows = []
     with progress.task("measuring", len(providers) * len(counts) * len(batches)) as task:
         for provider, count in itertools.product(providers, counts):
-            contenders = _open(models, provider, threads=count, open_run=open_run, progress=progress)
+            contenders = _open(
+                models, provider, threads=count, open_run=open_run, progress=progress, io_binding=io_binding
+            )
             for batch in batches:
                 found, remarks = _measure(contenders, batch, images=images, seconds=seconds, quality=quality)
                 rows += found
@@ -100,13 +106,22 @@ def bench(
 
 
 def _open(
-    models: Sequence[Path], provider: Provider, *, threads: int | None, open_run: OpenRun | None, progress: Progress
+    models: Sequence[Path],
+    provider: Provider,
+    *,
+    threads: int | None,
+    open_run: OpenRun | None,
+    progress: Progress,
+    io_binding: bool,
 ) -> list[Contender]:
     found: list[Contender] = []
     for path in models:
         if not path.is_dir():
             settings = SessionSettings(threads=threads) if threads else None
-            found.append(OnnxContender(path, device=provider, settings=settings, progress=progress))
+            found += [
+                OnnxContender(path, device=provider, settings=settings, progress=progress, bound=bound)
+                for bound in ((False, True) if io_binding else (False,))
+            ]
         elif open_run is None or provider != "cpu":
             raise UsageError(f"runs are measured on the CPU only: {path} on {provider}; export it, or use --device cpu")
         else:
@@ -161,5 +176,9 @@ def _row(contender: Contender, batch: int, timing: Timing, first: Timing, facts:
 
 
 def _endless(contender: Contender, feeds: Sequence[Feeds]) -> Callable[[], object]:
-    endless = itertools.cycle(feeds)
-    return lambda: contender.run(next(endless))
+    calls = itertools.cycle([contender.call(each) for each in feeds])
+
+    def call() -> object:
+        return next(calls)()
+
+    return call

@@ -42,6 +42,9 @@ def _bench(
         str | None,
         typer.Option(help="Execution providers: cpu, cuda, tensorrt, openvino, coreml, directml, or all that work."),
     ] = None,
+    io_binding: Annotated[
+        bool, typer.Option("--io-binding", help="Measures models with tensors that stay on the device, too.")
+    ] = False,
     compile_: Annotated[bool, typer.Option("--compile", help="Measures runs in compiled torch, too.")] = False,
     tune: Annotated[bool, typer.Option("--tune", help="Finds faster settings, for this machine.")] = False,
     budget: Annotated[float, typer.Option(min=1, help="Seconds that --tune takes for each model.")] = 60.0,
@@ -56,8 +59,8 @@ def _bench(
     devices = _providers(provider, models) if provider else [device]
     images = some_images(data, cache=cache_folder(), progress=out.progress) if data else ()
     if tune:
-        if threads or html or compile_:
-            raise UsageError("--tune finds the threads itself; leave out --threads, --html and --compile")
+        if threads or html or compile_ or io_binding:
+            raise UsageError("--tune finds the threads itself; leave out --threads, --html, --compile and --io-binding")
         sizes = _numbers("--batch", batch or ("1" if goal == "latency" else "8"))
         if len(sizes) > 1 or len(devices) > 1:
             raise UsageError("--tune: settings are kept for one batch size on one provider; give one --batch")
@@ -97,6 +100,7 @@ def _bench(
         accuracy=accuracy if data else None,
         images=images,
         open_run=open_run,
+        io_binding=io_binding,
     )
     if html is not None:
         bench_page(result, html)
@@ -110,7 +114,8 @@ def _words(out: Output, result: dict[str, Any], *, with_data: bool) -> None:
     headers += ["memory MB", "prepare ms", *(["accuracy (95 %)"] if with_data else [])]
     cells: list[list[object]] = []
     for row in rows:
-        cells.append([row["model"], row["provider"].removesuffix("ExecutionProvider"), row["threads"], row["batch"]])
+        provider = row["provider"].removesuffix("ExecutionProvider") + (", bound" if row["io_binding"] else "")
+        cells.append([row["model"], provider, row["threads"], row["batch"]])
         cells[-1] += [row[f"p{share}_ms"] for share in (50, 95, 99)]
         cells[-1] += [row["images_per_s"], row["faster"], row["load_ms"], row["memory_mb"], row["preprocess_ms"]]
         if with_data:
