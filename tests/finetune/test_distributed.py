@@ -230,10 +230,13 @@ def uninterrupted(dataset: Path, cache: Path, tmp_path_factory: pytest.TempPathF
 
 
 @linux
-@slow
 @pytest.mark.parametrize(
     ("how", "options"),
-    [("kill", ("scratch",)), ("ctrl-c", ("gradual", "--cache", "always")), ("terminate all", ("scratch",))],
+    [
+        pytest.param("kill", ("scratch",), marks=pytest.mark.slow),
+        pytest.param("ctrl-c", ("gradual", "--cache", "always"), marks=pytest.mark.slow),
+        pytest.param("terminate all", ("scratch",), marks=pytest.mark.exhaustive),
+    ],
     ids=["kill", "ctrl-c", "terminate all"],
 )
 def test_stopped_and_resumed_is_bit_identical(

@@ -20,6 +20,8 @@ from zoo.artifacts.runs import RunFolder
 
 EPOCHS = "16"
 STRATEGIES = ("probe", "partial", "lp-ft", "gradual", "surgical", "lora", "full", "scratch")
+ALIKE = ("lp-ft", "surgical", "full")
+"""Left to `exhaustive`: they take the same way through the loop as others here."""
 
 EVERYTHING = {
     "probe": (),
@@ -134,8 +136,10 @@ def test_changed_data_is_refused(
     assert f"data has changed since the run began: {victim}" in resumed.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy",
+    [pytest.param(name, marks=pytest.mark.exhaustive if name in ALIKE else pytest.mark.slow) for name in STRATEGIES],
+)
 def test_killed_three_times_at_random_is_bit_identical(
     strategy: str, backbone: tuple[str, ...], dataset: Path, cache: Path, tmp_path: Path
 ) -> None:

@@ -49,8 +49,10 @@ def _json(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("*.whl", marks=pytest.mark.slow), pytest.param("*.tar.gz", marks=pytest.mark.exhaustive)],
+)
 def test_the_whole_way(kind: str, built: Path, fresh: Zoo, dataset: Path, tmp_path: Path) -> None:
     [package] = built.glob(kind)
     installed = _json(fresh("plugins", "install", package, "--any", "--yes", "--json"))
