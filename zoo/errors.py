@@ -72,6 +72,17 @@ class MissingExtraError(ZooError):
     exit_code = 10
 
 
+class ServerError(ZooError):
+    """A server cannot be reached, or refuses what it is asked."""
+
+    exit_code = 11
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """Of HTTP; None where there was no answer."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint such as `did you mean 'resnet18'?`, or the empty string when nothing is near."""
     near = get_close_matches(name, list(known), n=3, cutoff=0.6)

@@ -20,6 +20,7 @@ from zoo_cli.commands import (
     export,
     finetune,
     list_,
+    load,
     plugins,
     predict,
     quickstart,
@@ -79,6 +80,7 @@ for module in (
     predict,
     bench,
     serve,
+    load,
     deploy,
     registry,
 ):

@@ -38,6 +38,7 @@ def _loaded(code: str, tmp_path: Path) -> str:
     [
         "import zoo",
         "import zoo_cli.app",
+        "import zoo.client",
         "import zoo_torchvision, zoo_heads, zoo_tiny, zoo_tensorboard, zoo_mlflow",
         "from zoo.catalogue import Catalogue; Catalogue.installed().backbones",
     ],
@@ -57,7 +58,7 @@ def test_serving_works_where_torch_cannot_be_imported(model: Path, tmp_path: Pat
         "from zoo.predict import predict;"
         "from zoo.bench.run import bench; from zoo.bench.tune import tune;"
         "from zoo.verify import verify; from zoo.sign import sign; from zoo.report.card import write_card;"
-        "import zoo.deploy.docker, zoo.deploy.kserve, zoo.deploy.systemd;"
+        "import zoo.load.run, zoo.deploy.docker, zoo.deploy.kserve, zoo.deploy.systemd;"
         "import zoo_cli.app;"
         f"model = Path({str(model)!r});"
         "load_model(Place('m', 1, model), ServeRequest(models=(model,), device='cpu'));"
@@ -100,6 +101,7 @@ def test_every_command_explains_itself(zoo: Callable[..., subprocess.CompletedPr
         "predict",
         "bench",
         "serve",
+        "load",
         "deploy triton",
         "deploy kserve",
         "deploy docker",

@@ -10,7 +10,7 @@ import typer
 
 from zoo.errors import DeviceError, UsageError, did_you_mean
 from zoo_cli.command import command
-from zoo_cli.options import Device
+from zoo_cli.options import Device, whole_numbers
 from zoo_cli.render import Output, percent
 from zoo_cli.settings import cache_folder, catalogue
 
@@ -61,7 +61,7 @@ def _bench(
     if tune:
         if threads or html or compile_ or io_binding:
             raise UsageError("--tune finds the threads itself; leave out --threads, --html, --compile and --io-binding")
-        sizes = _numbers("--batch", batch or ("1" if goal == "latency" else "8"))
+        sizes = whole_numbers("--batch", batch or ("1" if goal == "latency" else "8"))
         if len(sizes) > 1 or len(devices) > 1:
             raise UsageError("--tune: settings are kept for one batch size on one provider; give one --batch")
         _tune(out, models, device=devices[0], batch=sizes[0], goal=goal, budget=budget, images=images)
@@ -92,8 +92,8 @@ def _bench(
 
     result = bench(
         models,
-        batches=_numbers("--batch", batch or "1,8"),
-        threads=_numbers("--threads", threads) if threads else None,
+        batches=whole_numbers("--batch", batch or "1,8"),
+        threads=whole_numbers("--threads", threads) if threads else None,
         devices=devices,
         seconds=seconds,
         progress=out.progress,
@@ -192,13 +192,3 @@ def _providers(text: str, models: Sequence[Path]) -> list[session.Provider]:
             raise DeviceError(f"--provider: {name!r}; {hint}")
         found.append(name)  # type: ignore[arg-type]  # just checked
     return found
-
-
-def _numbers(name: str, text: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise UsageError(f"{name}: {text!r}; give whole numbers such as 1,8")
-    return numbers
