@@ -61,6 +61,7 @@ def test_accuracy_and_a_page(model: Path, tensor_model: Path, dataset: Path, zoo
     assert "accuracy (95 %)" in done.stdout
     text = page.read_text()
     assert "Latency against accuracy" in text
+    assert "prepare ms" in text
     assert text.count("<tr>") == 3
     assert "<script" not in text
     assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org", "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import monotonic, process_time
 from typing import Any
@@ -17,12 +17,7 @@ from zoo.client.wire import Message, infer_request
 from zoo.load.content import find_model, make_inputs
 from zoo.load.generator import Generator, Tally
 from zoo.progress import Progress, Task
-
-_new_loop: Callable[[], asyncio.AbstractEventLoop]
-try:
-    from uvloop import new_event_loop as _new_loop  # takes less time of each request
-except ImportError:  # Windows
-    _new_loop = asyncio.new_event_loop
+from zoo.serving.loop import new_event_loop
 
 _WARM_UP = 1.0
 """Seconds at most, and a fifth of the measurement."""
@@ -85,7 +80,7 @@ def load(
     ]
     client.close()
     rows: list[LoadRow] = []
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         interrupted = not runner.run(_measure_all(client.address, messages, request, progress=progress, rows=rows))
     return {
         "url": client.address.url,

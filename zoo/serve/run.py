@@ -23,6 +23,7 @@ from zoo.serving.http import Connections
 from zoo.serving.inference import Inference
 from zoo.serving.listen import HttpServer
 from zoo.serving.log import AccessLog
+from zoo.serving.loop import new_event_loop
 from zoo.serving.models import Models, Served
 
 
@@ -74,7 +75,7 @@ def serve_on(
 
     repository = Repository(request.models, load)
     loaded = repository.load_all()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(listener, request, repository, loaded, ready, siblings))
 
 
@@ -127,12 +128,3 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise ZooError(f"cannot listen on {host}:{port} ({error.strerror}); give another --port") from None
     return listener
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, where it exists: it takes less time of each request."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
