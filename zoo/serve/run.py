@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,9 +45,13 @@ class ServeRequest:
     """Seconds after which a client is told that there is no answer in time; 0 is never."""
     poll: float = 2.0
     """Seconds between two looks for replaced files; 0 is never."""
+    grpc_port: int | None = None
+    """Of the gRPC form of the protocol; None is off."""
     api_keys: tuple[str, ...] = ()
     """Without one of them nothing but the health of the server is told; where there are none, all is."""
     tls: ssl.SSLContext | None = None
+    grpc_tls: Mapping[str, bytes | None] | None = None
+    """The same for gRPC, which reads certificates itself: the fields of `zoo.serving.grpc.Pem`."""
     access_log: bool = False
     limits: Limits = field(default_factory=Limits)
     ending: Ending = field(default_factory=Ending)
@@ -65,9 +69,11 @@ def load_model(place: Place, request: ServeRequest, progress: Progress | None = 
     return ServedOnnx(model, name=place.name, version=str(place.version))
 
 
-def serve(request: ServeRequest, ready: Callable[[str, list[str]], None], *, progress: Progress | None = None) -> None:
-    """Serves until SIGINT or SIGTERM, then finishes what is under way. `ready` gets the URL and the
-    names of the models once it answers.
+def serve(
+    request: ServeRequest, ready: Callable[[str, list[str], str | None], None], *, progress: Progress | None = None
+) -> None:
+    """Serves until SIGINT or SIGTERM, then finishes what is under way. `ready` gets the URL,
+    the names of the models and the address of gRPC, where it is on, once it answers.
 
     Raises ZooError where the port cannot be had, and the errors of `Repository.load_all`.
     """
@@ -81,11 +87,15 @@ def serve(request: ServeRequest, ready: Callable[[str, list[str]], None], *, pro
     try:
         loaded = repository.load_all()
 
-        def announce() -> None:
+        def announce(grpc_port: int | None) -> None:
             host = f"[{request.host}]" if ":" in request.host else request.host
             scheme = "https" if request.tls else "http"
             names = sorted({model.name for model, _ in loaded})
-            ready(f"{scheme}://{host}:{listener.getsockname()[1]}", names)
+            ready(
+                f"{scheme}://{host}:{listener.getsockname()[1]}",
+                names,
+                None if grpc_port is None else f"{host}:{grpc_port}",
+            )
 
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(request, repository, loaded, listener, announce))
@@ -98,7 +108,7 @@ async def _serve(
     repository: Repository,
     loaded: list[Loaded],
     listener: socket.socket,
-    announce: Callable[[], None],
+    announce: Callable[[int | None], None],
 ) -> None:
     models = Models()
 
@@ -109,20 +119,33 @@ async def _serve(
         put(each)
     inference = Inference(timeout=request.timeout or None, workers=request.threads or available_threads())
     app = App(models, inference, max_body=request.limits.body)
-    connections = Connections(
-        app,
-        limits=request.limits,
-        refuse=Guard(request.api_keys) if request.api_keys else None,
-        finished=AccessLog() if request.access_log else None,
-    )
+    refuse = Guard(request.api_keys) if request.api_keys else None
+    finished = AccessLog() if request.access_log else None
+    connections = Connections(app, limits=request.limits, refuse=refuse, finished=finished)
     app.connections = lambda: len(connections.all)
+    beside, grpc_port = None, None
+    if request.grpc_port is not None:
+        from zoo.serving.grpc import GrpcServer, Pem
+
+        pem = Pem(**request.grpc_tls) if request.grpc_tls else None  # type: ignore[arg-type]
+        beside = GrpcServer(app, max_body=request.limits.body, refuse=refuse, finished=finished)
+        grpc_port = beside.bind(request.host, request.grpc_port, pem)
+        await beside.start()
     watching = None
     if request.poll:
         watching = asyncio.create_task(
             repository.watch(request.poll, put, lambda place: models.remove(place.name, str(place.version)))
         )
     try:
-        await listen(app, connections, [listener], ready=announce, ending=request.ending, tls=request.tls)
+        await listen(
+            app,
+            connections,
+            [listener],
+            ready=lambda: announce(grpc_port),
+            ending=request.ending,
+            tls=request.tls,
+            stop_beside=beside.stop if beside is not None else None,
+        )
     finally:
         inference.close()
         if watching is not None:

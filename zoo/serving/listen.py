@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -35,10 +35,12 @@ async def listen(
     ready: Callable[[], None],
     ending: Ending,
     tls: ssl.SSLContext | None = None,
+    stop_beside: Callable[[float], Awaitable[None]] | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then refuses new connections, answers what was asked and returns.
 
     A second signal ends it at once. `ready` is called once connections are taken.
+    `stop_beside` ends another door, whose requests under way have as many seconds as it is given.
     """
     loop, asked, hurried = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
 
@@ -58,7 +60,12 @@ async def listen(
         await _unless(hurried, ending.delay)
         for server in servers:
             server.close()
+        beside = asyncio.ensure_future(stop_beside(ending.drain)) if stop_beside is not None else None
         await _drain(connections, hurried, ending.drain)
+        if beside is not None and stop_beside is not None:
+            await asyncio.wait([beside, asyncio.ensure_future(hurried.wait())], return_when=asyncio.FIRST_COMPLETED)
+            await stop_beside(0.0)
+            await beside
     finally:
         ticking.cancel()
         for number, handler in before.items():

@@ -28,6 +28,9 @@ def _serve(
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8000,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of gRPC (extra `grpc`); 0 takes any free one.")
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
     max_batch: Annotated[
@@ -57,18 +60,23 @@ def _serve(
     tls_client_ca: Annotated[Path | None, typer.Option(help="Only clients with a certificate of these (PEM).")] = None,
     access_log: Annotated[bool, typer.Option(help="A line of JSON for each request, on standard error.")] = False,
 ) -> None:
-    """Serve ONNX models over the Open Inference Protocol v2 (REST) until Ctrl-C."""
+    """Serve ONNX models over the Open Inference Protocol v2 (REST, gRPC) until Ctrl-C."""
     import json
     import sys
+    from importlib.util import find_spec
 
+    from zoo.errors import MissingExtraError
     from zoo.serve.run import ServeRequest, serve
     from zoo.serving.http import Limits
     from zoo.serving.listen import Ending
 
+    if grpc_port is not None and not (find_spec("grpc") and find_spec("google.protobuf")):
+        raise MissingExtraError("grpcio or protobuf is not installed: --grpc-port needs them; pip install 'zoo[grpc]'")
     request = ServeRequest(
         models=tuple(models),
         host=host,
         port=port,
+        grpc_port=grpc_port,
         device=device,
         threads=threads,
         max_batch=max_batch,
@@ -77,19 +85,23 @@ def _serve(
         poll=poll,
         api_keys=_read_keys(api_keys),
         tls=_tls(tls_cert, tls_key, tls_client_ca),
+        grpc_tls=_pem(tls_cert, tls_key, tls_client_ca) if grpc_port is not None else None,
         access_log=access_log,
         limits=Limits(body=max_body * 2**20, connections=max_connections, receive_seconds=receive_seconds),
         ending=Ending(delay=drain_delay, drain=drain),
     )
 
-    def ready(url: str, names: list[str]) -> None:
+    def ready(url: str, names: list[str], grpc: str | None) -> None:
         if out.as_json:
-            sys.stdout.write(json.dumps({"url": url, "models": names}) + "\n")
+            value = {"url": url, "models": names, **({"grpc": grpc} if grpc else {})}
+            sys.stdout.write(json.dumps(value) + "\n")
             sys.stdout.flush()
             return
         out.remark(f"serving on {url}   (stop with Ctrl-C)")
         for name in names:
             out.remark(f"  {url}/v2/models/{name}/infer")
+        if grpc:
+            out.remark(f"gRPC on {grpc}")
 
     serve(request, ready, progress=out.progress)
 
@@ -126,3 +138,14 @@ def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSL
     except (OSError, ssl.SSLError) as error:
         raise UsageError(f"certificates cannot be used: {error}; give PEM files that belong together") from None
     return context
+
+
+def _pem(cert: Path | None, key: Path | None, client_ca: Path | None) -> dict[str, bytes | None] | None:
+    """The same files for gRPC. They were read before, as HTTPS needs them, too."""
+    if cert is None:
+        return None
+    return {
+        "chain": cert.read_bytes(),
+        "key": (key or cert).read_bytes(),
+        "client_ca": client_ca.read_bytes() if client_ca is not None else None,
+    }
