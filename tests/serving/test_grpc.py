@@ -122,7 +122,7 @@ def test_what_is_wrong_is_told_with_its_code(start: Start, model: Path) -> None:
         raw = stub.ModelInfer(_request()).raw_output_contents
         assert stub.ModelInfer(typed).raw_output_contents == raw
         with pytest.raises(grpc.RpcError) as caught:
-            stub.ModelInfer(_request(), timeout=1e-6)
+            stub.ModelInfer(_request(parameters={"timeout": {"int64_param": 1}}))  # microseconds
         assert caught.value.code().name == "DEADLINE_EXCEEDED"
 
 
