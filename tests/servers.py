@@ -18,6 +18,8 @@ class Server:
 
     url: str
     process: subprocess.Popen[str]
+    grpc: str | None = None
+    """Where it speaks gRPC."""
 
     @property
     def port(self) -> int:

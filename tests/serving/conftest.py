@@ -30,7 +30,8 @@ def start() -> Iterator[Start]:
         line = process.stdout.readline()
         if not line:
             raise AssertionError(process.communicate()[1])
-        servers.append(Server(json.loads(line)["url"], process))
+        told = json.loads(line)
+        servers.append(Server(told["url"], process, told.get("grpc")))
         return servers[-1]
 
     yield run

@@ -44,6 +44,8 @@ class ServeRequest:
     """Files, and folders of them."""
     host: str = "127.0.0.1"
     port: int = 8000
+    grpc_port: int | None = None
+    """Of the gRPC form of the protocol; None is off."""
     device: Device = "auto"
     threads: int | None = None
     """Of each process."""

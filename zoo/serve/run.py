@@ -39,9 +39,15 @@ def load_model(place: Place, request: ServeRequest, progress: Progress | None = 
     return ServedOnnx(model, name=place.name, version=str(place.version))
 
 
-def serve(request: ServeRequest, ready: Callable[[str, list[str]], None], *, progress: Progress | None = None) -> None:
-    """Serves until SIGINT or SIGTERM, then finishes what is under way. `ready` gets the URL and the names of the models
-    once it answers.
+Ready = Callable[[list[str], int | None], None]
+"""Is told the names of the models and the port of gRPC, where it is on, once they answer."""
+
+
+def serve(
+    request: ServeRequest, ready: Callable[[str, list[str], str | None], None], *, progress: Progress | None = None
+) -> None:
+    """Serves until SIGINT or SIGTERM, then finishes what is under way. `ready` gets the URL, the names of the models
+    and the address of gRPC, where it is on, once they answer.
 
     Raises ZooError where the port cannot be had, UsageError for certificates that cannot be used, and the errors of
     `Repository.load_all`.
@@ -51,18 +57,22 @@ def serve(request: ServeRequest, ready: Callable[[str, list[str]], None], *, pro
     with closing(_bind(request.host, request.port)) as listener:
         host = f"[{request.host}]" if ":" in request.host else request.host
         url = f"{'https' if request.tls else 'http'}://{host}:{listener.getsockname()[1]}"
+
+        def announce(names: list[str], grpc_port: int | None) -> None:
+            ready(url, names, None if grpc_port is None else f"{host}:{grpc_port}")
+
         if request.workers > 1:
             from zoo.serve.workers import Supervisor
 
-            Supervisor(listener, request).run(lambda names: ready(url, names))
+            Supervisor(listener, request).run(announce)
         else:
-            serve_on(listener, request, lambda names: ready(url, names), progress=progress)
+            serve_on(listener, request, announce, progress=progress)
 
 
 def serve_on(
     listener: socket.socket,
     request: ServeRequest,
-    ready: Callable[[list[str]], None],
+    ready: Ready,
     *,
     progress: Progress | None = None,
     siblings: Siblings | None = None,
@@ -84,7 +94,7 @@ async def _serve(
     request: ServeRequest,
     repository: Repository,
     loaded: list[Loaded],
-    ready: Callable[[list[str]], None],
+    ready: Ready,
     siblings: Siblings | None,
 ) -> None:
     models = Models(canaries=request.canaries, shadows=request.shadows)
@@ -99,21 +109,27 @@ async def _serve(
         put(each)
     inference = Inference(models, timeout=request.timeout or None, workers=request.threads or available_threads())
     app = App(models, inference, max_body=request.limits.body)
-    connections = Connections(
-        app,
-        limits=request.limits,
-        refuse=Guard(request.api_keys) if request.api_keys else None,
-        finished=AccessLog() if request.access_log else None,
-    )
+    refuse = Guard(request.api_keys) if request.api_keys else None
+    finished = AccessLog() if request.access_log else None
+    connections = Connections(app, limits=request.limits, refuse=refuse, finished=finished)
     app.connections = lambda: len(connections.all)
-    server = HttpServer(app, connections, listener, tls=request.tls.context() if request.tls else None)
+    door, grpc_port = None, None
+    if request.grpc_port is not None:
+        from zoo.serving.grpc import GrpcServer
+
+        door = GrpcServer(
+            app, max_body=request.limits.body, shared=siblings is not None, refuse=refuse, finished=finished
+        )
+        grpc_port = door.bind(request.host, request.grpc_port, request.tls)
+    tls = request.tls.context() if request.tls else None
+    server = HttpServer(app, connections, listener, tls=tls, door=door)
     beside: list[Coroutine[Any, Any, None]] = []
     if request.poll:
         beside.append(repository.watch(request.poll, put, remove))
     if siblings is not None:
         beside.append(siblings.exchange(models, server.stop))
     try:
-        await server.run(lambda: ready(sorted(app.required)), request.ending, beside)
+        await server.run(lambda: ready(sorted(app.required), grpc_port), request.ending, beside)
     finally:
         inference.close()
 

@@ -18,9 +18,9 @@ class Siblings:
     def __init__(self, line: Connection) -> None:
         self._line = line
 
-    def started(self, names: list[str]) -> None:
+    def started(self, names: list[str], grpc_port: int | None) -> None:
         """Says that this process answers."""
-        self._line.send(names)
+        self._line.send((names, grpc_port))
 
     def failed(self, error: Exception) -> None:
         """Says why this process does not answer."""

@@ -11,7 +11,6 @@ import logging
 import multiprocessing
 import signal
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -19,7 +18,7 @@ from time import monotonic, sleep
 
 from zoo.errors import ZooError
 from zoo.serve.request import ServeRequest
-from zoo.serve.run import serve_on
+from zoo.serve.run import Ready, serve_on
 from zoo.serve.siblings import Siblings, by_version
 from zoo.serving.metrics import ModelMetrics
 
@@ -49,17 +48,17 @@ class Supervisor:
         """Counts of processes that have ended: totals never go down."""
         self._stops = 0
 
-    def run(self, ready: Callable[[list[str]], None]) -> None:
-        """Serves until SIGTERM or SIGINT. `ready` gets the names of the models once all processes answer.
+    def run(self, ready: Ready) -> None:
+        """Serves until SIGTERM or SIGINT. `ready` is called once all processes answer.
 
         Raises the error of the first process that cannot begin.
         """
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             self._workers = [self._start() for _ in range(self._request.workers)]
-            names = [self._first_word(worker) for worker in self._workers]
+            words = [self._first_word(worker) for worker in self._workers]
             if not self._stops:
-                ready(names[0])
+                ready(*words[0])
             while not self._stops:
                 self._look()
             self._end()
@@ -83,17 +82,17 @@ class Supervisor:
         theirs.close()
         return _Worker(process=process, line=ours, started=monotonic())
 
-    def _first_word(self, worker: _Worker) -> list[str]:
+    def _first_word(self, worker: _Worker) -> tuple[list[str], int | None]:
         try:
             said = worker.line.recv()
         except EOFError:
             if self._stops:
-                return []
+                return [], None
             raise ZooError("a process of the server ended before it answered; see its messages above") from None
         if isinstance(said, Exception):
             raise said
-        names: list[str] = said
-        return names
+        names, grpc_port = said
+        return names, grpc_port
 
     def _look(self) -> None:
         """Takes in what the processes say, and replaces those that have ended."""
@@ -118,7 +117,7 @@ class Supervisor:
                 said = worker.line.recv()
                 if isinstance(said, Exception):
                     _log.error("a process of the server cannot begin: %s", said)
-                elif said and isinstance(said[0], ModelMetrics):
+                elif isinstance(said, list):
                     worker.counted = said
                     others = [each for other in self._workers if other is not worker for each in other.counted]
                     worker.line.send([*self._gone, *others])

@@ -47,7 +47,7 @@ class App:
         """Whether the server is about to go: it answers, and is not ready."""
         self.connections: Callable[[], int] = lambda: 0
         self._max_body = max_body
-        self._inference = inference
+        self.inference = inference
         self._predict = Predict(models, inference)
         self._routes: dict[str, Route] = {
             "/v2": self._metadata,
@@ -61,6 +61,15 @@ class App:
             "/openapi.json": lambda _: Response.json(openapi()),
             **{path: _fixed(page) for path, page in pages().items()},
         }
+
+    @property
+    def ready(self) -> bool:
+        """Whether a load balancer may send requests here."""
+        return not self._missing and not self.leaving
+
+    @property
+    def _missing(self) -> list[str]:
+        return sorted(name for name in self.required if not self.models.versions(name))
 
     def __call__(self, request: Request) -> Answer:
         """The answer to a request, or an awaitable of it. Never raises."""
@@ -113,9 +122,7 @@ class App:
         return value if exits is None else {**value, "exits": exits.to_json(metrics.exits or exits.counts)}
 
     def _health(self, request: Request) -> Response:  # noqa: ARG002
-        missing = sorted(name for name in self.required if not self.models.versions(name))
-        ready = not missing and not self.leaving
-        return Response.json({"ready": ready, "missing": missing}, status=200 if ready else 503)
+        return Response.json({"ready": self.ready, "missing": self._missing}, status=200 if self.ready else 503)
 
     def _metrics(self, request: Request) -> Response:  # noqa: ARG002
         waiting = [(each.model.name, each.model.version, each.batcher.waiting) for each in self.models]
@@ -138,7 +145,7 @@ class App:
             return self._infer_later(request, served, encoding or "", length)
         try:
             parsed = served.requests.read(request.body, length)
-            asked = self._inference.ask(served, parsed, request.received)
+            asked = self.inference.ask(served, parsed, request.received)
         except ProtocolError as error:
             return self._refused(request, served, error)
         return self._finish(request, served, parsed, asked)
@@ -150,8 +157,8 @@ class App:
             return served.requests.read(_unpacked(request.body, encoding, self._max_body), length)
 
         try:
-            parsed = await self._inference.in_thread(read)
-            asked = self._inference.ask(served, parsed, request.received)
+            parsed = await self.inference.in_thread(read)
+            asked = self.inference.ask(served, parsed, request.received)
         except ProtocolError as error:
             return self._refused(request, served, error)
         return await self._finish(request, served, parsed, asked)

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from zoo.serving.app import App
 from zoo.serving.http import Connections
@@ -29,16 +29,35 @@ class Ending:
     """Seconds that requests under way have after that."""
 
 
+class Door(Protocol):
+    """Another way to the same models."""
+
+    async def start(self) -> None:
+        """Takes requests from now on."""
+        ...
+
+    async def stop(self, seconds: float) -> None:
+        """Takes no new requests; those under way have so long."""
+        ...
+
+
 class HttpServer:
-    """Takes connections from one socket."""
+    """Takes connections from one socket, and opens and closes another door with it."""
 
     def __init__(
-        self, app: App, connections: Connections, listener: socket.socket, *, tls: ssl.SSLContext | None = None
+        self,
+        app: App,
+        connections: Connections,
+        listener: socket.socket,
+        *,
+        tls: ssl.SSLContext | None = None,
+        door: Door | None = None,
     ) -> None:
         self._app = app
         self._connections = connections
         self._listener = listener
         self._tls = tls
+        self._door = door
         self._asked = asyncio.Event()
         self._hurried = asyncio.Event()
 
@@ -61,19 +80,31 @@ class HttpServer:
         }
         server = await loop.create_server(self._connections.make, sock=self._listener, ssl=self._tls, backlog=_BACKLOG)
         tasks = [asyncio.create_task(each) for each in (_tick(self._connections), *beside)]
+        if self._door is not None:
+            await self._door.start()
         try:
             ready()
             await self._asked.wait()
             self._app.leaving = True
             await _unless(self._hurried, ending.delay)
             server.close()
-            await self._drain(ending.drain)
+            await asyncio.gather(self._drain(ending.drain), self._close_door(ending.drain))
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    async def _close_door(self, seconds: float) -> None:
+        if self._door is None:
+            return
+        closing = asyncio.create_task(self._door.stop(seconds))
+        hurried = asyncio.create_task(self._hurried.wait())
+        await asyncio.wait([closing, hurried], return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        await self._door.stop(0.0)
+        await closing
 
     async def _drain(self, seconds: float) -> None:
         """Ends connections behind their answers. What is already on the wire still counts as asked: connections at

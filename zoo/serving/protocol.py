@@ -170,7 +170,7 @@ class Requests:
         text = body[:size]
         head = self._heads.get(text)
         if head is None:
-            head = _read_head(self._model, text)
+            head = read_head(self._model, _from_json(text))
             if head.recurs and size <= _HEAD_BYTES:
                 if len(self._heads) >= _HEADS:
                     self._heads.clear()
@@ -183,10 +183,7 @@ def build_response(
 ) -> tuple[bytes, int | None]:
     """The response body, and the length of its JSON part where binary tensors follow it."""
     head = request.head
-    arrays = [
-        _classify(answer, wanted.classes, model.labels.get(wanted.name, ())) if wanted.classes else answer
-        for wanted, answer in zip(head.wanted, answers, strict=True)
-    ]
+    arrays = classified(model, head, answers)
     # FP16 exists in binary form only.
     binary = [wanted.binary or array.dtype == np.float16 for wanted, array in zip(head.wanted, arrays, strict=True)]
     tail = [to_binary(array) for array, is_binary in zip(arrays, binary, strict=True) if is_binary]
@@ -200,6 +197,14 @@ def build_response(
             head.written.clear()
         written = head.written[kinds] = _answer_head(model, head, arrays, binary)
     return b"".join([written, *tail]), len(written)
+
+
+def classified(model: ServedModel, head: Head, answers: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """The outputs, as labels where the client asked for the best classes."""
+    return [
+        _classify(answer, wanted.classes, model.labels.get(wanted.name, ())) if wanted.classes else answer
+        for wanted, answer in zip(head.wanted, answers, strict=True)
+    ]
 
 
 def _answer_head(model: ServedModel, head: Head, arrays: Sequence[NDArray[Any]], binary: Sequence[bool]) -> bytes:
@@ -221,11 +226,8 @@ def _answer_head(model: ServedModel, head: Head, arrays: Sequence[NDArray[Any]],
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _read_head(model: ServedModel, text: bytes) -> Head:
-    try:
-        request = orjson.loads(text)
-    except ValueError as error:
-        raise ProtocolError(f"request is not JSON: {error}") from None
+def read_head(model: ServedModel, request: object) -> Head:
+    """The head of a request, given as JSON says it. Raises ProtocolError where it does not fit the model."""
     if not isinstance(request, dict) or not isinstance(request.get("inputs"), list):
         raise ProtocolError("request must be a JSON object with a list of inputs")
     identifier = request.get("id")
@@ -233,6 +235,13 @@ def _read_head(model: ServedModel, text: bytes) -> Head:
         raise ProtocolError(f"id: {identifier!r:.40}; must be a string")
     inputs = _inputs(model, request["inputs"])
     return Head(inputs, _wanted(model, request), identifier=identifier, timeout=_timeout(request))
+
+
+def _from_json(text: bytes) -> object:
+    try:
+        return orjson.loads(text)
+    except ValueError as error:
+        raise ProtocolError(f"request is not JSON: {error}") from None
 
 
 def _config_type(datatype: str) -> str:

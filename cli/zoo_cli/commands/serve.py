@@ -46,6 +46,9 @@ def _serve(
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8000,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of gRPC (extra `grpc`); 0 takes any free one.")
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
     workers: Annotated[
@@ -90,24 +93,31 @@ def _serve(
         typer.Option(is_eager=True, callback=_configure, help="A TOML file of these options, such as max-batch = 8."),
     ] = None,
 ) -> None:
-    """Serve ONNX models over the Open Inference Protocol v2 (REST) until Ctrl-C.
+    """Serve ONNX models over the Open Inference Protocol v2 (REST, gRPC) until Ctrl-C.
 
     Options are taken from the command line, else from variables such as ZOO_SERVE_PORT, else from --config.
     """
     del config
     import json
     import sys
+    from importlib.util import find_spec
 
+    from zoo.errors import MissingExtraError, UsageError
     from zoo.serve.request import ServeRequest
     from zoo.serve.run import serve
     from zoo.serving.http import Limits
     from zoo.serving.listen import Ending
     from zoo.serving.traffic import Share
 
+    if grpc_port is not None and not (find_spec("grpc") and find_spec("google.protobuf")):
+        raise MissingExtraError("grpcio or protobuf is not installed: --grpc-port needs them; pip install 'zoo[grpc]'")
+    if grpc_port == 0 and workers > 1:
+        raise UsageError("--grpc-port 0 with --workers: each process would take another port; give a number")
     request = ServeRequest(
         models=tuple(models),
         host=host,
         port=port,
+        grpc_port=grpc_port,
         device=device,
         threads=threads,
         workers=workers,
@@ -124,14 +134,17 @@ def _serve(
         ending=Ending(delay=drain_delay, drain=drain),
     )
 
-    def ready(url: str, names: list[str]) -> None:
+    def ready(url: str, names: list[str], grpc: str | None) -> None:
         if out.as_json:
-            sys.stdout.write(json.dumps({"url": url, "models": names}) + "\n")
+            value = {"url": url, "models": names, **({"grpc": grpc} if grpc else {})}
+            sys.stdout.write(json.dumps(value) + "\n")
             sys.stdout.flush()
             return
         out.remark(f"serving on {url}   (stop with Ctrl-C)")
         for name in names:
             out.remark(f"  {url}/v2/models/{name}/infer")
+        if grpc:
+            out.remark(f"gRPC on {grpc}")
 
     serve(request, ready, progress=out.progress)
 

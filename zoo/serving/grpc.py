@@ -1,0 +1,263 @@
+"""The gRPC form of the protocol, and grpc.health.v1, in the loop of the HTTP server and with the same queues."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from math import inf
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf.json_format import ParseDict
+
+from zoo import __version__
+from zoo.errors import ZooError
+from zoo.serving.app import App
+from zoo.serving.grpc_infer import read_request, write_response
+from zoo.serving.grpc_messages import message
+from zoo.serving.http import Finished, Refuse, Request, Response
+from zoo.serving.protocol import EXTENSIONS, model_config, model_metadata
+from zoo.serving.tensors import ProtocolError
+
+_INFERENCE = "inference.GRPCInferenceService"
+_HEALTH = "grpc.health.v1.Health"
+_OPEN = frozenset({f"/{_INFERENCE}/ServerLive", f"/{_INFERENCE}/ServerReady", f"/{_HEALTH}/Check"})
+"""What an orchestrator asks, which has no key."""
+_WATCH_SECONDS = 1.0
+_CODES = {
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+_log = logging.getLogger(__name__)
+
+Context = Any
+Method = Callable[[Any, Context], Awaitable[Any]]
+
+
+class Pem(Protocol):
+    """Files (PEM) of TLS."""
+
+    @property
+    def certificate(self) -> Path:
+        """The chain of certificates."""
+        ...
+
+    @property
+    def key(self) -> Path | None:
+        """The private key; None where it is with the chain."""
+        ...
+
+    @property
+    def client_ca(self) -> Path | None:
+        """Where given, only clients with a certificate of these are let in."""
+        ...
+
+
+class GrpcServer:
+    """A port beside the HTTP one."""
+
+    def __init__(
+        self, app: App, *, max_body: int, shared: bool, refuse: Refuse | None, finished: Finished | None
+    ) -> None:
+        """`refuse` and `finished` as `zoo.serving.http.Connections` has them; `shared`: other processes take the same
+        port."""
+        self._app = app
+        self._refuse = refuse
+        self._finished = finished
+        self._stopping = asyncio.Event()
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", max_body),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", int(shared)),
+            ]
+        )
+        methods: dict[str, Method] = {
+            "ServerLive": self._live,
+            "ServerReady": self._ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._config,
+            "ModelStatistics": self._statistics,
+            "ModelInfer": self._infer,
+            "RepositoryIndex": self._index,
+        }
+        inference = {name: self._unary(f"/{_INFERENCE}/{name}", method) for name, method in methods.items()}
+        health = {
+            "Check": self._unary(f"/{_HEALTH}/Check", self._check, request="grpc.health.v1.HealthCheckRequest"),
+            "Watch": grpc.unary_stream_rpc_method_handler(
+                self._watch,
+                request_deserializer=message("grpc.health.v1.HealthCheckRequest").FromString,
+                response_serializer=_serialize,
+            ),
+        }
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(_INFERENCE, inference),
+                grpc.method_handlers_generic_handler(_HEALTH, health),
+            )
+        )
+
+    def bind(self, host: str, port: int, tls: Pem | None) -> int:
+        """Takes the port, any free one for 0, and gives it. Raises ZooError where it cannot be had."""
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            if tls is None:
+                return int(self._server.add_insecure_port(address))
+            credentials = grpc.ssl_server_credentials(
+                [((tls.key or tls.certificate).read_bytes(), tls.certificate.read_bytes())],
+                root_certificates=tls.client_ca.read_bytes() if tls.client_ca else None,
+                require_client_auth=tls.client_ca is not None,
+            )
+            return int(self._server.add_secure_port(address, credentials))
+        except RuntimeError:
+            raise ZooError(f"cannot listen on {address}; give another --grpc-port") from None
+
+    async def start(self) -> None:
+        """Takes requests from now on."""
+        await self._server.start()
+
+    async def stop(self, seconds: float) -> None:
+        """Takes no new requests; those under way have so long."""
+        self._stopping.set()
+        await self._server.stop(seconds)
+
+    def _unary(self, path: str, method: Method, *, request: str | None = None) -> Any:
+        name = request or f"inference.{path.rpartition('/')[2]}Request"
+
+        async def answer(asked: Any, context: Context) -> Any:
+            heard = _as_request(path, context)
+            await context.send_initial_metadata((("x-request-id", heard.id.decode()),))
+            try:
+                refusal = self._refuse(heard) if self._refuse is not None and path not in _OPEN else None
+                if refusal is not None:
+                    raise ProtocolError("no valid API key; send it as authorization or x-api-key", refusal.status)
+                value = await method(asked, context)
+            except ProtocolError as error:
+                self._end(heard, error.status)
+                await context.abort(_CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), str(error))
+            except Exception as error:
+                _log.error("failed at %s", path, exc_info=error)
+                self._end(heard, 500)
+                await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the server's log")
+            self._end(heard, 200)
+            return value
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer, request_deserializer=message(name).FromString, response_serializer=_serialize
+        )
+
+    def _end(self, request: Request, status: int) -> None:
+        if self._finished is not None:
+            self._finished(request, Response(b"", status=status))
+
+    async def _live(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+        return message("inference.ServerLiveResponse")(live=True)
+
+    async def _ready(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+        return message("inference.ServerReadyResponse")(ready=self._app.ready)
+
+    async def _model_ready(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+        try:
+            self._app.models.find(asked.name, asked.version or None)
+        except ProtocolError:
+            return message("inference.ModelReadyResponse")(ready=False)  # as Triton does
+        return message("inference.ModelReadyResponse")(ready=True)
+
+    async def _metadata(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+        return message("inference.ServerMetadataResponse")(name="zoo", version=__version__, extensions=EXTENSIONS)
+
+    async def _model_metadata(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+        model = self._app.models.find(asked.name, asked.version or None).model
+        value = model_metadata(model, self._app.models.versions(asked.name))
+        value.pop("properties", None)  # which Triton's message does not have
+        return _from_dict("inference.ModelMetadataResponse", value)
+
+    async def _config(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+        served = self._app.models.find(asked.name, asked.version or None)
+        config = model_config(served.model, served.pace.max_batch)
+        return _from_dict("inference.ModelConfigResponse", {"config": config})
+
+    async def _statistics(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+        models = self._app.models
+        found = [models.find(asked.name, asked.version or None)] if asked.name else list(models)
+        stats = [models.metrics(each).to_json() for each in found]
+        return _from_dict("inference.ModelStatisticsResponse", {"model_stats": stats})
+
+    async def _index(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+        found = [
+            {"name": each.model.name, "version": each.model.version, "state": "READY"} for each in self._app.models
+        ]
+        return _from_dict("inference.RepositoryIndexResponse", {"models": found})
+
+    async def _infer(self, asked: Any, context: Context) -> Any:
+        received = monotonic()
+        served = self._app.models.find(asked.model_name, asked.model_version or None)
+        try:
+            request = read_request(served.model, asked)
+            left = context.time_remaining()
+            request.head.timeout = min(request.head.timeout or inf, inf if left is None else left)
+            try:
+                answers = await self._app.inference.ask(served, request, received)
+            except ProtocolError as error:
+                if error.status == 429 and monotonic() >= received + request.head.timeout:
+                    raise ProtocolError("no answer in time", 504) from None
+                raise
+            answer = write_response(served.model, request, answers)
+        except ProtocolError as error:
+            served.metrics.answered(error.status, monotonic() - received)
+            raise
+        served.metrics.answered(200, monotonic() - received)
+        return answer
+
+    async def _check(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+        status = self._status(asked.service)
+        if status == "SERVICE_UNKNOWN":
+            raise ProtocolError(f"unknown service: {asked.service!r:.80}", 404)
+        return _from_dict("grpc.health.v1.HealthCheckResponse", {"status": status})
+
+    async def _watch(self, asked: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ARG002
+        told = ""
+        while True:
+            status = self._status(asked.service)
+            if status != told:
+                told = status
+                yield _from_dict("grpc.health.v1.HealthCheckResponse", {"status": status})
+            if self._stopping.is_set():
+                return
+            try:
+                await asyncio.wait_for(self._stopping.wait(), _WATCH_SECONDS)
+            except TimeoutError:
+                continue
+
+    def _status(self, service: str) -> str:
+        if service not in ("", _INFERENCE):
+            return "SERVICE_UNKNOWN"
+        return "SERVING" if self._app.ready and not self._stopping.is_set() else "NOT_SERVING"
+
+
+def _as_request(path: str, context: Context) -> Request:
+    """A call as guards and logs know requests."""
+    headers = {
+        name.encode(): value.encode() if isinstance(value, str) else value
+        for name, value in context.invocation_metadata() or ()
+    }
+    return Request("POST", path.encode(), headers, context.peer())
+
+
+def _serialize(value: Any) -> bytes:
+    return bytes(value.SerializeToString())
+
+
+def _from_dict(name: str, value: Mapping[str, Any]) -> Any:
+    return ParseDict(value, message(name)())
