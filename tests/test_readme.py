@@ -84,6 +84,9 @@ def test_the_tour(shared: Path, tmp_path: Path, zoo: Callable[..., Any], cache: 
         done = subprocess.run(
             [sys.executable, "-c", client.replace("8000", port)], cwd=tmp_path, capture_output=True, text=True
         )
+        for line in "".join(_blocks("console", "Serving")).replace("8000", port).splitlines():
+            measured = zoo(*line.removeprefix("$ zoo ").replace("--seconds 10", "").split(), "--seconds", "1")
+            assert measured.returncode == 0, line + measured.stderr
         server.send_signal(signal.SIGINT)
     assert done.returncode == 0, done.stderr
     assert re.search(r"0\.\d+:\d:(daisy|rose|tulip)", done.stdout)
