@@ -16,7 +16,7 @@ from zoo.serving.inference import Inference
 from zoo.serving.metrics import exposition
 from zoo.serving.models import Models, Served
 from zoo.serving.openapi import openapi
-from zoo.serving.people import Predict
+from zoo.serving.predict import Predict
 from zoo.serving.protocol import (
     EXTENSIONS,
     InferRequest,
@@ -33,7 +33,8 @@ _LARGE = 2**16
 _MANY_BYTES = 1024
 """Answers are only packed from this size on."""
 
-Route = Callable[[Request], Answer]
+Route = Callable[[], Response]
+"""What is answered to GET, whatever else the request says."""
 
 
 class App:
@@ -51,14 +52,14 @@ class App:
         self._predict = Predict(models, inference)
         self._routes: dict[str, Route] = {
             "/v2": self._metadata,
-            "/v2/health/live": lambda _: Response.json({"live": True}),
+            "/v2/health/live": lambda: Response.json({"live": True}),
             "/v2/health/ready": self._health,
-            "/v2/models/stats": lambda _: Response.json(
+            "/v2/models/stats": lambda: Response.json(
                 {"model_stats": [self._statistics(each) for each in self.models]}
             ),
             "/metrics": self._metrics,
-            "/models": lambda _: Response.json(describe_models(self.models)),
-            "/openapi.json": lambda _: Response.json(openapi()),
+            "/models": lambda: Response.json(describe_models(self.models)),
+            "/openapi.json": lambda: Response.json(openapi()),
             **{path: _fixed(page) for path, page in pages().items()},
         }
 
@@ -87,7 +88,7 @@ class App:
         route = self._routes.get(path)
         if route is None:
             raise ProtocolError(f"Not Found: {request.method} {path:.200}", 404)
-        return _allowed(request, "GET") or route(request)
+        return _allowed(request, "GET") or route()
 
     def _of_model(self, request: Request, words: list[str]) -> Answer:
         """NAME[/versions/V][/ready|/config|/stats|/infer]"""
@@ -110,10 +111,10 @@ class App:
             return Response.json(model_config(served.model, served.pace.max_batch))
         return Response.json({"model_stats": [self._statistics(served)]})
 
-    def _metadata(self, request: Request) -> Response:  # noqa: ARG002
+    def _metadata(self) -> Response:
         return Response.json({"name": "zoo", "version": __version__, "extensions": EXTENSIONS})
 
-    def _all_statistics(self, request: Request) -> Response:  # noqa: ARG002
+    def _all_statistics(self) -> Response:
         return Response.json({"model_stats": [self._statistics(served) for served in self.models]})
 
     def _statistics(self, served: Served) -> dict[str, Any]:
@@ -121,10 +122,10 @@ class App:
         value = metrics.to_json()
         return value if exits is None else {**value, "exits": exits.to_json(metrics.exits or exits.counts)}
 
-    def _health(self, request: Request) -> Response:  # noqa: ARG002
+    def _health(self) -> Response:
         return Response.json({"ready": self.ready, "missing": self._missing}, status=200 if self.ready else 503)
 
-    def _metrics(self, request: Request) -> Response:  # noqa: ARG002
+    def _metrics(self) -> Response:
         waiting = [(each.model.name, each.model.version, each.batcher.waiting) for each in self.models]
         text = exposition([self.models.metrics(each) for each in self.models], waiting, self.connections())
         return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
@@ -183,7 +184,7 @@ class App:
 
 
 def _fixed(response: Response) -> Route:
-    return lambda _: response
+    return lambda: response
 
 
 def _allowed(request: Request, method: str) -> Response | None:

@@ -27,6 +27,8 @@ _HEALTH = "grpc.health.v1.Health"
 _OPEN = frozenset({f"/{_INFERENCE}/ServerLive", f"/{_INFERENCE}/ServerReady", f"/{_HEALTH}/Check"})
 """What an orchestrator asks, which has no key."""
 _WATCH_SECONDS = 1.0
+_LEFT = 499
+"""Said in the log of calls that ended without an answer, as nginx says it of HTTP."""
 _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
@@ -146,6 +148,9 @@ class GrpcServer:
             except ProtocolError as error:
                 self._end(heard, error.status)
                 await context.abort(_CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), str(error))
+            except asyncio.CancelledError:  # the client left, or the server could not wait any longer
+                self._end(heard, _LEFT)
+                raise
             except Exception as error:
                 _log.error("failed at %s", path, exc_info=error)
                 self._end(heard, 500)
@@ -161,40 +166,40 @@ class GrpcServer:
         if self._finished is not None:
             self._finished(request, Response(b"", status=status))
 
-    async def _live(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+    async def _live(self, _asked: Any, _context: Context) -> Any:
         return message("inference.ServerLiveResponse")(live=True)
 
-    async def _ready(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+    async def _ready(self, _asked: Any, _context: Context) -> Any:
         return message("inference.ServerReadyResponse")(ready=self._app.ready)
 
-    async def _model_ready(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+    async def _model_ready(self, asked: Any, _context: Context) -> Any:
         try:
             self._app.models.find(asked.name, asked.version or None)
         except ProtocolError:
             return message("inference.ModelReadyResponse")(ready=False)  # as Triton does
         return message("inference.ModelReadyResponse")(ready=True)
 
-    async def _metadata(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+    async def _metadata(self, _asked: Any, _context: Context) -> Any:
         return message("inference.ServerMetadataResponse")(name="zoo", version=__version__, extensions=EXTENSIONS)
 
-    async def _model_metadata(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+    async def _model_metadata(self, asked: Any, _context: Context) -> Any:
         model = self._app.models.find(asked.name, asked.version or None).model
         value = model_metadata(model, self._app.models.versions(asked.name))
         value.pop("properties", None)  # which Triton's message does not have
         return _from_dict("inference.ModelMetadataResponse", value)
 
-    async def _config(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+    async def _config(self, asked: Any, _context: Context) -> Any:
         served = self._app.models.find(asked.name, asked.version or None)
         config = model_config(served.model, served.pace.max_batch)
         return _from_dict("inference.ModelConfigResponse", {"config": config})
 
-    async def _statistics(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+    async def _statistics(self, asked: Any, _context: Context) -> Any:
         models = self._app.models
         found = [models.find(asked.name, asked.version or None)] if asked.name else list(models)
         stats = [models.metrics(each).to_json() for each in found]
         return _from_dict("inference.ModelStatisticsResponse", {"model_stats": stats})
 
-    async def _index(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+    async def _index(self, _asked: Any, _context: Context) -> Any:
         found = [
             {"name": each.model.name, "version": each.model.version, "state": "READY"} for each in self._app.models
         ]
@@ -220,13 +225,13 @@ class GrpcServer:
         served.metrics.answered(200, monotonic() - received)
         return answer
 
-    async def _check(self, asked: Any, context: Context) -> Any:  # noqa: ARG002
+    async def _check(self, asked: Any, _context: Context) -> Any:
         status = self._status(asked.service)
         if status == "SERVICE_UNKNOWN":
             raise ProtocolError(f"unknown service: {asked.service!r:.80}", 404)
         return _from_dict("grpc.health.v1.HealthCheckResponse", {"status": status})
 
-    async def _watch(self, asked: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ARG002
+    async def _watch(self, asked: Any, _context: Context) -> AsyncIterator[Any]:
         told = ""
         while True:
             status = self._status(asked.service)

@@ -184,7 +184,7 @@ class Connection(asyncio.Protocol):
         if full:
             self._refuse(Response.error("too many connections; try again later", 503, headers={"Retry-After": "1"}))
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, _: Exception | None) -> None:
         """Drops what nobody waits for any more."""
         self._shared.all.discard(self)
         self._waiting.clear()

@@ -103,7 +103,8 @@ class HttpServer:
         hurried = asyncio.create_task(self._hurried.wait())
         await asyncio.wait([closing, hurried], return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
-        await self._door.stop(0.0)
+        if not closing.done():
+            await self._door.stop(0.0)
         await closing
 
     async def _drain(self, seconds: float) -> None:
