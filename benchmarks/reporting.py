@@ -17,11 +17,11 @@ _PACKAGES = ("torch", "torchvision", "onnxruntime-gpu", "numpy")
 
 def report(rows: Sequence[dict[str, Any]], out: Path | None) -> None:
     """Prints the rows and writes them to `out`."""
-    names = list(rows[0])
+    names = list(dict.fromkeys(name for row in rows for name in row))
     print(f"| {' | '.join(names)} |")
     print(f"|{'---|' * len(names)}")
     for row in rows:
-        print(f"| {' | '.join(_cell(row[name]) for name in names)} |")
+        print(f"| {' | '.join(_cell(row.get(name)) for name in names)} |")
     facts = {
         "date": date.today().isoformat(),
         "python": platform.python_version(),
