@@ -5,7 +5,7 @@
 Ten networks with random weights and a random head of five classes, from small to large, each at its own input size.
 For each batch size the settings are searched anew, and then three sessions take turns: a bare `ort.InferenceSession`,
 Zoo's default, and the tuned one. Threads of a bare session go on waiting busily after a call, in the way of the others;
-before each turn there is a rest until they have given up.
+after each turn there is a rest until they have given up.
 """
 
 from __future__ import annotations
@@ -103,8 +103,10 @@ def _row(path: Path, pixels: np.ndarray, arguments: argparse.Namespace) -> dict[
         "tuned": open_session(path, device="cpu", settings=kept),
     }
     calls = [_call(session, pixels) for session in sessions.values()]
-    timings = dict(zip(sessions, take_turns(calls, seconds=arguments.seconds, rest_seconds=_REST_SECONDS), strict=True))
-    row: dict[str, Any] = {"threads": kept.threads, "spinning": kept.spinning, "gain when tuned": found["gain"]}
+    timings = dict(
+        zip(sessions, take_turns(calls, seconds=arguments.seconds, rests=[_REST_SECONDS] * len(calls)), strict=True)
+    )
+    row: dict[str, Any] = {**kept.to_json(), "gain when tuned": found["gain"]}
     row |= {f"{name}: ms": timing.median * 1e3 for name, timing in timings.items()}
     for name in ("default", "tuned"):
         row[f"{name}: times as fast"] = timings[name].times_as_fast_as(timings["plain"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import site
 import subprocess
 import sys
@@ -28,6 +29,8 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 # Nor are a developer's own settings.
 os.environ["ZOO_CONFIG"] = os.devnull
 os.environ.pop("ZOO_REGISTRY", None)
+# Where tests run in the background of a script, Ctrl-C is ignored, by what they start, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:

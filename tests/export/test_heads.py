@@ -189,7 +189,7 @@ def test_the_server_names_labels_of_the_right_head(both: Path) -> None:
     wanted = [{"name": name, "parameters": {"classification": 1}} for name in ("probabilities_form", "probabilities")]
     image = {"name": "image", "shape": [1, 40, 48, 3], "datatype": "UINT8", "data": draw("rings", 5).ravel().tolist()}
     request = Requests(served).read(json.dumps({"inputs": [image], "outputs": wanted}).encode(), None)
-    answers = served.infer(request.feeds, request.head.names)
+    answers = served.infer([request.feeds], request.head.names)
     body, _ = build_response(served, request, answers)
     labels = [output["data"][0].split(":")[2] for output in json.loads(body)["outputs"]]
     assert labels == ["curved", "rings"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from zoo.serving.batching import Batcher, OverloadedError, Pace
+from zoo.serving.batching import Batcher, Feeds, OverloadedError, Pace, joined
 from zoo.serving.pace import measure_pace
 
 Arrays = list[NDArray[Any]]
@@ -27,13 +27,14 @@ class _Doubling:
         self.threads: set[str] = set()
         self._seconds = seconds
 
-    def __call__(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Arrays:
-        self.rows.append(len(feeds["x"]))
+    def __call__(self, feeds: Sequence[Feeds], outputs: Sequence[str]) -> Arrays:
+        x = joined(feeds)["x"]
+        self.rows.append(len(x))
         self.threads.add(threading.current_thread().name)
         time.sleep(self._seconds)
-        if (feeds["x"] < 0).any():
+        if (x < 0).any():
             raise ValueError("negative")
-        return [feeds["x"] * 2 for _ in outputs]
+        return [x * 2 for _ in outputs]
 
 
 def _x(*values: float) -> dict[str, NDArray[Any]]:
@@ -68,6 +69,24 @@ def test_more_rows_than_a_call_should_have_do_not_hold_up_the_loop() -> None:
 
     asyncio.run(main())
     assert model.threads == {"model"}
+
+
+def test_rows_of_an_input_of_any_size_go_together() -> None:
+    rows = list[int]()
+
+    def sizes(feeds: Sequence[Feeds], outputs: Sequence[str]) -> Arrays:
+        rows.append(len(feeds))
+        return [np.array([each["x"].size for each in feeds]) for _ in outputs]
+
+    async def main() -> list[Any]:
+        batcher = Batcher(sizes, Pace(max_batch=4, row_seconds=0.0, any_size="x"))
+        asked = [batcher.submit({"x": np.ones((1, size))}, ("y",), inf) for size in (1, 2, 3)]
+        found = await asyncio.gather(*asked)
+        batcher.close()
+        return [answer[0].item() for answer in found]
+
+    assert asyncio.run(main()) == [1, 2, 3]
+    assert rows == [3]
 
 
 def test_one_bad_request_is_refused_alone() -> None:
@@ -128,17 +147,19 @@ def test_pace_is_measured() -> None:
     def sample(rows: int) -> dict[str, NDArray[Any]]:
         return _x(*np.arange(1.0, rows + 1))
 
-    def fixed_cost(feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Arrays:
+    def fixed_cost(feeds: Sequence[Feeds], outputs: Sequence[str]) -> Arrays:
         time.sleep(0.004)
-        return [feeds["x"] * 2 for _ in outputs]
+        return [joined(feeds)["x"] * 2 for _ in outputs]
 
-    def per_row(feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Arrays:
-        time.sleep(0.004 * len(feeds["x"]) ** 1.5)  # as a large network whose rows push each other out of the cache
-        return [feeds["x"] * 2 for _ in outputs]
+    def per_row(feeds: Sequence[Feeds], outputs: Sequence[str]) -> Arrays:
+        time.sleep(
+            0.004 * len(joined(feeds)["x"]) ** 1.5
+        )  # as a large network whose rows push each other out of the cache
+        return [joined(feeds)["x"] * 2 for _ in outputs]
 
-    def across_rows(feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Arrays:
+    def across_rows(feeds: Sequence[Feeds], outputs: Sequence[str]) -> Arrays:
         time.sleep(0.004)
-        return [np.cumsum(feeds["x"], 0) for _ in outputs]
+        return [np.cumsum(joined(feeds)["x"], 0) for _ in outputs]
 
     found = measure_pace(fixed_cost, sample, ("y",), limit=16, joins=True)
     assert (found.max_batch, found.inline) == (16, False)

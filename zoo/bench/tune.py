@@ -46,10 +46,10 @@ def tune(
 ) -> dict[str, Any]:
     """Writes the fastest settings found within `budget` seconds beside the model, where they are clearly faster.
 
-    Threads and spinning are searched by successive halving (Jamieson and Talwalkar 2016): all candidates take turns,
-    the faster half stays. What is left meets the defaults once more, and only what is at least 3 % and in 8 of 10
-    rounds faster there is kept; otherwise the model has no tuned settings afterwards. `latency` counts one call at a
-    time, as `zoo serve` makes them; `throughput` two at once, as programs with several threads do.
+    Threads and how they wait are searched by successive halving (Jamieson and Talwalkar 2016): all candidates take
+    turns, the faster half stays. What is left meets the defaults once more, and only what is at least 3 % and in 8 of
+    10 rounds faster there is kept; otherwise the model has no tuned settings afterwards. `latency` counts one call at
+    a time, as `zoo serve` makes them; `throughput` two at once, as programs with several threads do.
 
     Raises ModelError for a file that does not load, and where settings cannot be put beside it.
     """
@@ -87,11 +87,11 @@ def _candidates(default: SessionSettings) -> list[SessionSettings]:
     counts = [default.threads]
     while counts[-1] > 1:
         counts.append(counts[-1] // 2)
-    # A lone thread has nobody to wait for.
+    waiting: tuple[dict[str, bool], ...] = ({}, {"lingering": True}, {"spinning": False})
     return [
-        replace(default, threads=count, spinning=spinning)
-        for count, spinning in itertools.product(counts, (True, False))
-        if count > 1 or spinning
+        replace(default, threads=count, **ways)
+        for count, ways in itertools.product(counts, waiting)
+        if count > 1 or not ways  # a lone thread has nobody to wait for
     ]
 
 
@@ -114,7 +114,7 @@ class _Search:
     def halve(self, candidates: Sequence[SessionSettings], seconds: float) -> SessionSettings:
         """The fastest of as many of the candidates as `seconds` allow; the first where they allow no comparison."""
         stages = max(1, (len(candidates) - 1).bit_length())
-        left = list(candidates[: self._fitting(seconds / stages, _SEARCH_ROUNDS)])
+        left = self._fitting(candidates, seconds / stages, _SEARCH_ROUNDS)
         self.tried += len(left) if len(left) > 1 else 0
         while len(left) > 1:
             timings = self._measure(left, seconds / stages, _SEARCH_ROUNDS)
@@ -124,20 +124,26 @@ class _Search:
 
     def confirm(self, best: SessionSettings, default: SessionSettings, seconds: float) -> tuple[float, float]:
         """How many times as fast as the default, and in which share of the rounds; 1 and 0 where time is too short."""
-        if best == default or self._fitting(seconds, ROUNDS) < 2:
+        both = [best, default]
+        if best == default or self._fitting(both, seconds, ROUNDS) != both:
             return 1.0, 0.0
-        ours, theirs = self._measure([best, default], seconds, ROUNDS)
+        ours, theirs = self._measure(both, seconds, ROUNDS)
         return ours.times_as_fast_as(theirs), ours.rounds_faster_than(theirs)
 
     def _measure(self, settings: Sequence[SessionSettings], seconds: float, rounds: int) -> list[Timing]:
         models = [OnnxModel(self._path, device=self._provider, settings=each) for each in settings]
-        each = seconds / len(models)
+        rests = [each.rest_seconds for each in settings]
+        each = (seconds - rounds * sum(rests)) / len(models)
         calls = [self._call(model) for model in models]
-        return take_turns(calls, seconds=each / 2, fewest=rounds, rounds=rounds, warm_seconds=each * _WARM_SHARE)
+        warm = each * _WARM_SHARE
+        return take_turns(calls, seconds=each / 2, fewest=rounds, rounds=rounds, warm_seconds=warm, rests=rests)
 
-    def _fitting(self, seconds: float, rounds: int) -> int:
-        """How many contenders can be called twice in each of the rounds, and to settle."""
-        return int(seconds / ((2 * rounds + 2) * self._call_seconds))
+    def _fitting(self, settings: Sequence[SessionSettings], seconds: float, rounds: int) -> list[SessionSettings]:
+        """The first of them, as many as can be called twice in each of the rounds, and to settle."""
+        needed = itertools.accumulate(
+            (2 * rounds + 2) * self._call_seconds + rounds * each.rest_seconds for each in settings
+        )
+        return [each for each, total in zip(settings, needed, strict=True) if total <= seconds]
 
     def _call(self, model: OnnxModel) -> Callable[[], object]:
         endless, callers = itertools.cycle(self._feeds), self._callers

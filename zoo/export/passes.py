@@ -12,34 +12,12 @@ from onnx import helper, numpy_helper
 
 
 def simplify(proto: onnx.ModelProto) -> None:
-    """Makes crops slices, and the normalisation of pixels a part of the first convolution; answers stay the same."""
+    """Makes the normalisation of pixels a part of the first convolution; answers stay the same."""
     graph = _Graph(proto.graph)
     for node in proto.graph.node:
-        if node.op_type == "Gather":
-            _crop_by_slice(graph, node)
-        elif node.op_type == "Conv":
+        if node.op_type == "Conv":
             _fold_normalisation(graph, node)
     graph.finish()
-
-
-def _crop_by_slice(graph: _Graph, gather: onnx.NodeProto) -> None:
-    """Gather(x, Reshape(start + [0, 1, ..., n - 1])) -> Slice(x, start, start + n).
-
-    Preprocessing picks rows by index because the exporter would carry the size of a slice through every layer. At run
-    time picking columns takes twenty times as long as a slice.
-    """
-    reshape = graph.maker(gather.input[1], "Reshape")
-    add = graph.maker(reshape.input[0], "Add") if reshape else None
-    ramp = graph.value(add.input[0]) if add else None
-    if reshape is None or add is None or ramp is None or not np.array_equal(ramp, np.arange(ramp.size)):
-        return
-    axis = next(attribute.i for attribute in gather.attribute if attribute.name == "axis")
-    start = graph.insert_before(gather, "Reshape", [add.input[1], reshape.input[1]])
-    length = graph.constant(gather.name + "/length", np.array([ramp.size]))
-    end = graph.insert_before(gather, "Add", [start, length])
-    gather.op_type = "Slice"
-    gather.input[1:] = [start, end, graph.constant(gather.name + "/axis", np.array([axis]))]
-    del gather.attribute[:]
 
 
 def _fold_normalisation(graph: _Graph, convolution: onnx.NodeProto) -> None:
@@ -95,13 +73,6 @@ class _Graph:
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Adds a constant, and gives its name."""
         self._graph.initializer.append(numpy_helper.from_array(value, name))
-        return name
-
-    def insert_before(self, node: onnx.NodeProto, kind: str, inputs: list[str]) -> str:
-        """Adds a node, and gives the name of its only output."""
-        name = f"{node.name}/{kind}"
-        position = next(number for number, each in enumerate(self._nodes) if each is node)
-        self._nodes.insert(position, helper.make_node(kind, inputs, [name], name=name))
         return name
 
     def finish(self) -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoo.errors import ModelError
+from zoo.nn.resizing import onnx_translations
 
 OPSET = 20
 IR_VERSION = 10
@@ -43,6 +44,7 @@ def export_graph(
                 output_names=outputs,
                 dynamic_shapes=(axes,) if axes else None,
                 opset_version=OPSET,
+                custom_translation_table=onnx_translations(),
                 external_data=False,
                 verbose=False,
             )

@@ -52,8 +52,9 @@ class OnnxModel:
         sealed = path.is_file() and check_seal(path)
         if settings is None:
             settings = SessionSettings(threads=threads) if threads else None
-        self.settings = settings or find_settings(path, find_provider(device), progress)
-        self.session = open_session(path, device=device, settings=self.settings)
+        self.device = find_provider(device)
+        self.settings = settings or find_settings(path, self.device, progress)
+        self.session = open_session(path, device=self.device, settings=self.settings)
         self.inputs = [_info(value) for value in self.session.get_inputs()]
         self.outputs = [_info(value) for value in self.session.get_outputs()]
         try:

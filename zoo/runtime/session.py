@@ -39,12 +39,13 @@ def open_session(
     threads: int | None = None,
     settings: SessionSettings | None = None,
     profile: Path | None = None,
+    content: bytes | None = None,
 ) -> ort.InferenceSession:
     """A session for the model in `path`, its first execution provider being that of `device`.
 
     `auto` is CUDA where an NVIDIA device answers, else the CPU. `threads` defaults to what this process may use; with
     `settings`, theirs count. `profile` is a path prefix under which ONNX Runtime writes its trace when the session's
-    profiling ends.
+    profiling ends. `content` is the model where it was made from that of the file.
 
     Raises DeviceError where the device is not there (ONNX Runtime itself would fall back to the CPU with a log
     line), ModelError where the file is not a model ONNX Runtime can load.
@@ -60,7 +61,7 @@ def open_session(
         raise ModelError(f"no such model: {path}; give the .onnx file that `zoo export` wrote")
     try:
         with redirect_stdout(sys.stderr):  # where it prints what it does not find
-            session = ort.InferenceSession(str(path), options, providers=_with_options(provider))
+            session = ort.InferenceSession(content or str(path), options, providers=_with_options(provider))
     except Exception as error:  # ONNX Runtime's own exception types are not part of its public interface
         reason = " ".join(str(error).split())
         raise ModelError(f"not a model ONNX Runtime can load: {path} ({reason:.200}); export it again") from None

@@ -14,6 +14,9 @@ import onnxruntime as ort
 
 from zoo.runtime.threads import available_threads
 
+_LINGER_SECONDS = 0.1
+"""After so long even threads that linger have given up."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSettings:
@@ -26,6 +29,9 @@ class SessionSettings:
     threads: int
     spinning: bool = True
     """Whether threads without work wait busily during a call: sooner at work, but in the way of other processes."""
+    lingering: bool = False
+    """Whether they go on so for a moment after each call: the next one starts sooner, but whatever else is at work on
+    the machine waits, other models of this process, too."""
 
     @classmethod
     def default(cls) -> SessionSettings:
@@ -41,13 +47,18 @@ class SessionSettings:
         """The settings as plain values."""
         return asdict(self)
 
+    @property
+    def rest_seconds(self) -> float:
+        """How long after a call its threads may be in the way of others."""
+        return _LINGER_SECONDS if self.lingering else 0.0
+
     def to_options(self) -> ort.SessionOptions:
         """The options of a new session."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
-        # Else threads go on waiting busily for a tenth of a second after a call, in the way of the next model's.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if not self.lingering:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         if not self.spinning:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options

@@ -54,21 +54,23 @@ def take_turns(
     fewest: int = _MIN_RUNS,
     rounds: int = ROUNDS,
     warm_seconds: float = _WARM_SECONDS,
-    rest_seconds: float = 0.0,
+    rests: Sequence[float] = (),
 ) -> list[Timing]:
     """Calls each of `calls` for `seconds` and `fewest` times at least, in `rounds` turns, once its times have settled.
 
-    They get `warm_seconds` to settle at least, ten times as long at most. Before each turn nothing happens for
-    `rest_seconds`: threads of another contender may still be waiting busily, as ONNX Runtime's own defaults have it.
+    They get `warm_seconds` to settle at least, ten times as long at most. After each turn of a contender nothing
+    happens for its seconds in `rests`: its threads may still be waiting busily, as ONNX Runtime's own defaults have it.
     """
-    for call in calls:
+    rests = rests or [0.0] * len(calls)
+    for call, rest in zip(calls, rests, strict=True):
         _settle(call, warm_seconds)
+        time.sleep(rest)
     found: list[list[NDArray[np.float64]]] = [[] for _ in calls]
     for _ in range(rounds):
-        for call, turns in zip(calls, found, strict=True):
-            time.sleep(rest_seconds)
+        for call, rest, turns in zip(calls, rests, found, strict=True):
             call()  # what the others left in the processor's caches is not its own doing
             turns.append(_times(call, seconds / rounds, fewest=-(-fewest // rounds)))
+            time.sleep(rest)
     return [Timing(np.concatenate(turns), np.array([np.median(each) for each in turns])) for turns in found]
 
 

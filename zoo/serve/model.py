@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,19 @@ from zoo.artifacts.manifest import EXIT, INPUT
 from zoo.data.images import check_size, decode_image
 from zoo.errors import DataError, ModelError
 from zoo.runtime.feeds import model_feeds
+from zoo.runtime.halves import open_halves
 from zoo.runtime.model import OnnxModel, TensorInfo
-from zoo.serving.batching import Pace
+from zoo.serving.batching import Arrays, Feeds, Infer, Pace, joined
 from zoo.serving.exits import ExitCounter
-from zoo.serving.pace import measure_pace
+from zoo.serving.pace import measure_pace, same_answers
 from zoo.serving.tensors import ProtocolError, TensorSpec, datatype_of
 
 
 class ServedOnnx:
     """An ONNX file as the server sees it; with a manifest it also takes image files."""
 
-    def __init__(self, model: OnnxModel, *, name: str, version: str = "1") -> None:
+    def __init__(self, model: OnnxModel, *, name: str, version: str = "1", max_batch: int) -> None:
         """Raises ModelError where it takes or gives what the protocol lacks."""
-        self._model = model
         self.name = name
         self.version = version
         self.inputs: Sequence[TensorSpec] = [_spec(model, tensor) for tensor in model.inputs]
@@ -34,19 +35,9 @@ class ServedOnnx:
         self.image_input = INPUT if model.manifest else None
         self.facts = _facts(model)
         self.exits = _exit_counter(model, name)
-
-    def pace(self, limit: int) -> Pace:
-        """How it is best called, with at most `limit` rows at once; measured now, which warms it up, too."""
-        tensors = [*self.inputs, *self.outputs]
-        joins = bool(self.inputs) and all(tensor.shape and tensor.shape[0] < 0 for tensor in tensors)
-        names = [output.name for output in self.outputs]
-        return measure_pace(
-            self._model.run,
-            lambda rows: model_feeds(self._model, batch=rows, images=())[0],
-            names,
-            limit=limit,
-            joins=joins,
-        )
+        self._run: Infer = lambda feeds, outputs: model.run(joined(feeds), outputs)
+        self.pace = self._measure(model, max_batch)
+        """How it is best called, with at most `max_batch` rows at once; measured now, which warms it up, too."""
 
     def check(self, feeds: Mapping[str, NDArray[Any]]) -> None:
         """Raises ProtocolError for pixels that are none, or too many."""
@@ -67,17 +58,39 @@ class ServedOnnx:
         except DataError as error:
             raise ProtocolError(str(error)) from None
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """The named outputs. Raises ProtocolError for inputs the model refuses."""
+    def infer(self, feeds: Sequence[Feeds], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """The named outputs: the rows of the first inputs, then those of the next. Raises ProtocolError for inputs the
+        model refuses."""
         hidden = [EXIT] if self.exits is not None and EXIT not in outputs else []
         wanted = [*outputs, *hidden]
         try:
-            answers = self._model.run(feeds, wanted)
+            answers = self._run(feeds, wanted)
         except Exception as error:  # ONNX Runtime refuses, e.g. shapes that do not go together
             raise ProtocolError(f"{self.name} refuses the input: {' '.join(str(error).split()):.300}") from None
         if self.exits is not None:
             self.exits.add(answers.pop() if hidden else answers[wanted.index(EXIT)])
         return answers
+
+    def _measure(self, model: OnnxModel, max_batch: int) -> Pace:
+        tensors, names = [*self.inputs, *self.outputs], [output.name for output in self.outputs]
+        joins = bool(self.inputs) and all(tensor.shape and tensor.shape[0] < 0 for tensor in tensors)
+
+        def sample(rows: int) -> Feeds:
+            return model_feeds(model, batch=rows, images=())[0]
+
+        pace = measure_pace(self._run, sample, names, limit=max_batch, joins=joins)
+        halves = open_halves(model) if pace.max_batch > 1 else None
+        if halves is None:
+            return pace
+
+        def run(feeds: Sequence[Feeds], outputs: Sequence[str]) -> Arrays:
+            return halves.run([each[INPUT] for each in feeds], outputs)
+
+        together = [sample(pace.max_batch)]
+        if not all(map(same_answers, run(together, names), self._run(together, names))):
+            return pace
+        self._run = run  # the whole model goes
+        return replace(pace, any_size=INPUT)
 
 
 def _facts(model: OnnxModel) -> dict[str, Any]:

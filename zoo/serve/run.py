@@ -36,7 +36,7 @@ def load_model(place: Place, request: ServeRequest, progress: Progress | None = 
     model = OnnxModel(place.path, device=request.device, threads=request.threads, progress=progress)
     if model.manifest is not None:
         check_golden(model)
-    return ServedOnnx(model, name=place.name, version=str(place.version))
+    return ServedOnnx(model, name=place.name, version=str(place.version), max_batch=request.max_batch)
 
 
 Ready = Callable[[list[str], int | None], None]
@@ -81,7 +81,7 @@ def serve_on(
 
     def load(place: Place) -> Loaded:
         model = load_model(place, request, progress)
-        return model, model.pace(request.max_batch)
+        return model, model.pace
 
     repository = Repository(request.models, load)
     loaded = repository.load_all()

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from zoo.serving.tensors import ProtocolError
 
 Arrays = list[NDArray[Any]]
-Infer = Callable[[Mapping[str, NDArray[Any]], Sequence[str]], Arrays]
+Feeds = Mapping[str, NDArray[Any]]
+Infer = Callable[[Sequence[Feeds], Sequence[str]], Arrays]
+"""The named outputs for some inputs: the rows of the first, then those of the next."""
 
 _SMOOTHING = 0.1
 _log = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ class Pace:
     """Of each row in calls of that size."""
     inline: bool = False
     """Whether calls are so short that handing them to a thread would cost more than they hold up."""
+    any_size: str | None = None
+    """The input of which rows in one call may differ in shape."""
 
 
 class Job:
@@ -56,10 +60,11 @@ class Job:
 
     def __init__(
         self,
-        feeds: Mapping[str, NDArray[Any]],
+        feeds: Feeds,
         outputs: tuple[str, ...],
         deadline: float,
         future: asyncio.Future[Arrays],
+        any_size: str | None,
     ) -> None:
         self.feeds = feeds
         self.outputs = outputs
@@ -69,7 +74,7 @@ class Job:
         self.rows = next((len(array) for array in feeds.values() if array.ndim), 1)
         self.key: tuple[object, ...] = (
             outputs,
-            *((name, array.dtype, array.shape[1:]) for name, array in feeds.items()),
+            *((name, array.dtype, None if name == any_size else array.shape[1:]) for name, array in feeds.items()),
         )
         """What jobs of one call have in common."""
 
@@ -110,9 +115,7 @@ class Batcher:
         """How long the rows in the queue will take."""
         return self._rows * self._row_seconds
 
-    def submit(
-        self, feeds: Mapping[str, NDArray[Any]], outputs: tuple[str, ...], deadline: float
-    ) -> asyncio.Future[Arrays]:
+    def submit(self, feeds: Feeds, outputs: tuple[str, ...], deadline: float) -> asyncio.Future[Arrays]:
         """The named outputs for the rows in `feeds`, once they are computed; cancel it where nobody waits any more.
 
         Raises OverloadedError where the queue is full, or where it is so long that the answer would be later than
@@ -121,7 +124,7 @@ class Batcher:
         expected = self.expected_seconds
         if self._rows >= self._max_queue or monotonic() + expected > deadline:
             raise OverloadedError("too many requests: the queue is full; try again later", expected)
-        job = Job(feeds, outputs, deadline, self._loop.create_future())
+        job = Job(feeds, outputs, deadline, self._loop.create_future(), self._pace.any_size)
         self._queue.append(job)
         self._rows += job.rows
         if not self._busy:
@@ -221,15 +224,17 @@ class Batcher:
             at += job.rows
 
 
+def joined(feeds: Sequence[Feeds]) -> Feeds:
+    """The rows of all in one tensor for each input."""
+    first = feeds[0]
+    return first if len(feeds) == 1 else {name: np.concatenate([each[name] for each in feeds]) for name in first}
+
+
 def _call(infer: Infer, batch: Sequence[Job]) -> tuple[Arrays | None, Exception | None, float, float]:
     """What the model says, or why it says nothing, when it was called and for how many seconds."""
-    first = batch[0]
     began = monotonic()
     try:
-        feeds = first.feeds
-        if len(batch) > 1:
-            feeds = {name: np.concatenate([job.feeds[name] for job in batch]) for name in first.feeds}
-        answers = infer(feeds, first.outputs)
+        answers = infer([job.feeds for job in batch], batch[0].outputs)
     except Exception as error:
         return None, error, began, monotonic() - began
     return answers, None, began, monotonic() - began

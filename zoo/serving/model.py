@@ -63,6 +63,7 @@ class ServedModel(Protocol):
         """The pixels [H, W, 3] of an image file. Raises ProtocolError naming `name` where it cannot be read."""
         ...
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """The named outputs. Raises ProtocolError for inputs the model refuses."""
+    def infer(self, feeds: Sequence[Mapping[str, NDArray[Any]]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """The named outputs: the rows of the first inputs, then those of the next. Raises ProtocolError for inputs the
+        model refuses."""
         ...

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from zoo.serving.batching import Batcher, Job, Pace
+from zoo.serving.batching import Batcher, Feeds, Job, Pace
 from zoo.serving.metrics import ModelMetrics
 from zoo.serving.model import ServedModel
 from zoo.serving.protocol import Requests
@@ -26,7 +26,7 @@ class Served:
         self.batcher = Batcher(self._infer, pace, max_queue=max_queue, called=self._called)
         self._counted: dict[str, NDArray[Any]] = {}
 
-    def _infer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+    def _infer(self, feeds: Sequence[Feeds], outputs: Sequence[str]) -> list[NDArray[Any]]:
         # Probabilities are counted, whether or not they are asked for.
         names = [*outputs, *(name for name in self.model.labels if name not in outputs)]
         answers = self.model.infer(feeds, names)

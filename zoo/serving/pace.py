@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.serving.batching import Infer, Pace
+from zoo.serving.batching import Feeds, Infer, Pace
 
-Sample = Callable[[int], Mapping[str, NDArray[Any]]]
+Sample = Callable[[int], Feeds]
 
 _INLINE_SECONDS = 1e-3
 """Calls up to here hold up the event loop for less than it takes to hand them to a thread and back."""
@@ -45,34 +45,36 @@ def measure_pace(infer: Infer, sample: Sample, outputs: Sequence[str], *, limit:
     return pace
 
 
-def _row_seconds(infer: Infer, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> float:
+def _row_seconds(infer: Infer, feeds: Feeds, outputs: Sequence[str]) -> float:
     """Seconds per row: the median of some calls after a first one."""
     rows = max(len(array) for array in feeds.values() if array.ndim) if feeds else 1
-    infer(feeds, outputs)
+    infer([feeds], outputs)
     seconds: list[float] = []
     while len(seconds) < _CALLS or (sum(seconds) < _SECONDS and len(seconds) < 20 * _CALLS):
         began = perf_counter()
-        infer(feeds, outputs)
+        infer([feeds], outputs)
         seconds.append(perf_counter() - began)
         if sum(seconds) > 1:
             break
     return median(seconds) / max(rows, 1)
 
 
-def _rows_are_independent(infer: Infer, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> bool:
+def _rows_are_independent(infer: Infer, feeds: Feeds, outputs: Sequence[str]) -> bool:
     """Whether two rows get the same answers together as each alone."""
-    together = infer(feeds, outputs)
-    alone = [infer({name: array[row : row + 1] for name, array in feeds.items()}, outputs) for row in range(2)]
+    together = infer([feeds], outputs)
+    alone = [infer([{name: array[row : row + 1] for name, array in feeds.items()}], outputs) for row in range(2)]
     for number, whole in enumerate(together):
         parts = [answers[number] for answers in alone]
         if whole.ndim == 0 or len(whole) != 2 or any(part.shape != whole[:1].shape for part in parts):
             return False
         joined = np.concatenate(parts)
-        same = (
-            np.allclose(whole, joined, rtol=1e-3, atol=1e-5, equal_nan=True)
-            if whole.dtype.kind == "f"
-            else np.array_equal(whole, joined)
-        )
-        if not same:
+        if not same_answers(whole, joined):
             return False
     return True
+
+
+def same_answers(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two arrays are the same, but for the order in which sums are computed."""
+    if one.dtype.kind != "f":
+        return np.array_equal(one, other)
+    return np.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True)
