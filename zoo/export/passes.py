@@ -29,10 +29,9 @@ def _fold_normalisation(graph: _Graph, convolution: onnx.NodeProto) -> None:
     subtract = graph.maker(divide.input[0], "Sub") if divide else None
     if divide is None or subtract is None:
         return
-    mean, std = graph.value(subtract.input[1]), graph.value(divide.input[1])
+    mean, std = _per_channel(graph.value(subtract.input[1])), _per_channel(graph.value(divide.input[1]))
     weight = graph.value(convolution.input[1])
-    per_channel = (1, weight.shape[1] if weight is not None else 0, 1, 1)
-    if mean is None or std is None or weight is None or not mean.shape == std.shape == per_channel:
+    if mean is None or std is None or weight is None or not mean.shape == std.shape == (1, weight.shape[1], 1, 1):
         return
     bias = graph.value(convolution.input[2]) if len(convolution.input) > 2 else np.zeros(len(weight), weight.dtype)
     if bias is None:
@@ -43,6 +42,13 @@ def _fold_normalisation(graph: _Graph, convolution: onnx.NodeProto) -> None:
         inputs, bias = [subtract.input[0]], bias - (scaled.astype(np.float64) * mean).sum((1, 2, 3)).astype(bias.dtype)
     weights = graph.constant(convolution.name + "/weight", scaled.astype(weight.dtype))
     convolution.input[:] = [*inputs, weights, graph.constant(convolution.name + "/bias", bias)]
+
+
+def _per_channel(value: NDArray[Any] | None) -> NDArray[Any] | None:
+    """[1, C, 1, 1] of a constant [1, C, 1, W] whose rows repeat one number."""
+    if value is None or value.ndim != 4 or (value != value[..., :1]).any():
+        return None
+    return value[..., :1]
 
 
 def _pads(convolution: onnx.NodeProto) -> bool:
