@@ -10,17 +10,21 @@ import numpy as np
 import onnx
 import pytest
 from helpers import SHAPES, draw
+from torch import nn
 
 from zoo.artifacts.runs import RunFolder
 from zoo.errors import ModelError, ParityError, RunError, UsageError
 from zoo.export import parity
 from zoo.export import run as export_run
 from zoo.export.outputs import Outputs
-from zoo.export.run import ExportOptions, export
+from zoo.export.run import ExportOptions, check_size, export
 from zoo.finetune.resolve import Environment
+from zoo.nn.backbone import Backbone
+from zoo.nn.model import TransferModel
 from zoo.progress import Silent
 from zoo.runtime.golden import golden_image
 from zoo.runtime.model import OnnxModel
+from zoo.specs import ImageInput
 
 
 def test_manifest_and_graph(model: Path, run: Path) -> None:
@@ -106,6 +110,16 @@ def test_a_model_that_answers_otherwise_is_refused(
 
 def test_parity_is_measured_from_jpeg_bytes() -> None:
     assert all(jpeg.startswith(b"\xff\xd8") for jpeg in parity.synthetic_jpegs())
+
+
+def test_a_model_that_no_file_holds_is_refused_before_anything_is_done() -> None:
+    spec = ImageInput(height=32, width=32)
+    stage, pool = nn.Linear(30_000, 30_000, device="meta"), nn.Identity()
+    model = TransferModel(
+        backbone=Backbone(stages=[stage], pool=pool, source_head=None), head=nn.Linear(4, 2), input_spec=spec
+    )
+    with pytest.raises(ModelError, match=r"model too large for one file: 3,600,\d+,\d+ bytes"):
+        check_size([model])
 
 
 def test_files_that_are_not_ours_are_left_alone(run: Path, environment: Environment, tmp_path: Path) -> None:

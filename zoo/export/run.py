@@ -91,6 +91,7 @@ def export(
         raise UsageError(f"a cascade cannot have further heads: {run_path}; export it alone")
     heads = open_heads(options.heads, catalogue)
     models, records = [model for model, _ in members], [record for _, record in members]
+    check_size(models)
     for record in (records[-1], *(head.record for head in heads)):
         options.outputs.check(len(record.classes), cascade=cascade is not None)
     evidence = None
@@ -117,7 +118,7 @@ def export(
                 further = {head.name: assemble([_export_one(head.model, head.record, catalogue)]) for head in heads}
                 whole, shared = join(whole, further)
             task.advance(1, "parity")
-            candidate.write_bytes(_serialise(whole))
+            candidate.write_bytes(whole.SerializeToString())
             parity = find_parity(Answering(models, cascade), candidate, _data_of(run), threads=threads)
             manifests = [_prove_head(head, candidate, shared=shared[head.name], threads=threads) for head in heads]
             task.advance()
@@ -125,7 +126,7 @@ def export(
         if evidence is not None:
             conditions = Conditions(max_loss=options.max_loss, device=options.device, threads=threads)
             chosen, tried = choose_variant(options.precision, parts, assemble, evidence, conditions, progress)
-            candidate.write_bytes(_serialise(chosen.proto))
+            candidate.write_bytes(chosen.proto.SerializeToString())
         golden = _golden(candidate)
     variants = [variant.to_json() for variant in tried]
     manifest = describe(
@@ -139,7 +140,7 @@ def export(
         heads=manifests,
     )
     attach_manifest(chosen.proto, manifest)
-    content = seal(_serialise(chosen.proto))
+    content = seal(chosen.proto.SerializeToString())
     try:
         write_bytes(out, content)
     except OSError as error:
@@ -152,6 +153,15 @@ def export(
         "variants": variants,
         "heads": {head.name: {"shared": head.shared, "parity": head.parity} for head in manifests},
     }
+
+
+def check_size(models: Sequence[TransferModel]) -> None:
+    """Raises ModelError for models whose weights, of all together, protobuf cannot hold in one file."""
+    size = sum(tensor.nbytes for model in models for tensor in model.state_dict().values())
+    if size > _MAX_BYTES:
+        raise ModelError(
+            f"model too large for one file: {size:,} bytes, at most {_MAX_BYTES:,}; use a smaller backbone"
+        )
 
 
 def _data_of(run: RunFolder) -> DataSet:
@@ -197,13 +207,3 @@ def _check_target(out: Path) -> None:
         ours = False
     if not ours:
         raise ModelError(f"file already there and not a Zoo model: {out}; choose another -o")
-
-
-def _serialise(proto: onnx.ModelProto) -> bytes:
-    size = proto.ByteSize()
-    if size > _MAX_BYTES:
-        raise ModelError(
-            f"model too large for one file: {size:,} bytes, at most {_MAX_BYTES:,}; use a smaller backbone"
-        )
-    content: bytes = proto.SerializeToString()
-    return content
