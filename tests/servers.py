@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -47,6 +51,29 @@ class Server:
         _, errors = self.process.communicate(timeout=60)
         assert self.process.returncode == 0, errors
         return errors
+
+
+@contextmanager
+def running(*arguments: str | Path) -> Iterator[Server]:
+    """A `zoo serve` on a free port, which is gone behind it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zoo_cli", "serve", *map(str, arguments), "--port", "0", "--json", "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise AssertionError(process.communicate()[1])
+        told = json.loads(line)
+        yield Server(told["url"], process, told.get("grpc"))
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
 
 
 Start = Callable[..., Server]

@@ -1,20 +1,20 @@
-"""Real servers, and tritonclient's gRPC clients as they are."""
+"""What is Zoo's own about its gRPC: limits, keys, deadlines, streams at the end, health."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from servers import Server, Start
-
-from zoo.predict import predict
 
 triton = pytest.importorskip("tritonclient.grpc")
 grpc = pytest.importorskip("grpc")
@@ -38,45 +38,6 @@ def jpegs(dataset: Path) -> list[Path]:
     return sorted((dataset / "test").rglob("*.jpg"))[:3]
 
 
-def test_tritonclient(server: Server, model: Path, jpegs: list[Path]) -> None:
-    expected = [row["top"][0] for row in predict(model, jpegs, device="cpu")]
-    with triton.InferenceServerClient(server.grpc) as client:
-        assert client.is_server_live()
-        assert client.is_server_ready()
-        assert client.is_model_ready("shapes", "1")
-        assert not client.is_model_ready("other")
-        assert "classification" in client.get_server_metadata().extensions
-        metadata = client.get_model_metadata("shapes")
-        assert [(each.name, each.datatype, list(each.shape)) for each in metadata.inputs] == [
-            ("image", "UINT8", [-1, -1, -1, 3])
-        ]
-        assert client.get_model_config("shapes").config.input[0].name == "image"
-        assert [each.state for each in client.get_model_repository_index().models] == ["READY"]
-        wanted = triton.InferRequestedOutput("probabilities", class_count=1)
-        answer = client.infer("shapes", [_files(jpegs)], outputs=[wanted], request_id="7")
-        assert answer.get_response().id == "7"
-        labels = [best.decode().split(":")[2] for best in answer.as_numpy("probabilities").ravel()]
-        assert labels == [best["label"] for best in expected]
-        # Also the numbers: those of a tensor are those of the file.
-        shares = client.infer("shapes", [_files(jpegs)]).as_numpy("probabilities").max(1)
-        assert np.allclose(shares, [best["probability"] for best in expected], atol=1e-6)
-        counted = client.get_inference_statistics("shapes").model_stats[0]
-        assert counted.inference_stats.success.count == 2
-    assert server.get("/v2/models/shapes/stats")["model_stats"][0]["inference_stats"]["success"]["count"] == 2
-
-
-def test_tritonclient_of_asyncio(server: Server, jpegs: list[Path]) -> None:
-    aio = pytest.importorskip("tritonclient.grpc.aio")
-
-    async def ask() -> list[Any]:
-        async with aio.InferenceServerClient(server.grpc) as client:
-            assert await client.is_server_ready()
-            return await asyncio.gather(*(client.infer("shapes", [_files(jpegs)]) for _ in range(20)))
-
-    answers = [answer.as_numpy("probabilities") for answer in asyncio.run(ask())]
-    assert all(np.allclose(answer, answers[0], atol=1e-6) for answer in answers)
-
-
 def _request(**changed: Any) -> Any:
     pb = triton.service_pb2
     shape = changed.pop("shape", [1, 2, 2, 3])
@@ -87,8 +48,6 @@ def _request(**changed: Any) -> Any:
 
 _INVALID = "INVALID_ARGUMENT"
 _MALFORMED: dict[str, tuple[Callable[[], Any], str]] = {
-    "too few raw bytes": (lambda: _request(raw_input_contents=[bytes(11)]), _INVALID),
-    "too many raw bytes": (lambda: _request(raw_input_contents=[bytes(13)]), _INVALID),
     "two raw tensors": (lambda: _request(raw_input_contents=[bytes(12), b""]), _INVALID),
     "raw and contents": (lambda: _request(input={"contents": {"uint_contents": [0] * 12}}), _INVALID),
     "nothing": (lambda: _request(raw_input_contents=[]), _INVALID),
@@ -96,12 +55,9 @@ _MALFORMED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: _request(raw_input_contents=[], input={"contents": {"uint_contents": [256] * 12}}),
         _INVALID,
     ),
-    "unknown input": (lambda: _request(input={"name": "other"}), _INVALID),
     "wrong datatype": (lambda: _request(input={"datatype": "FP32"}), _INVALID),
-    "unknown datatype": (lambda: _request(raw_input_contents=[], input={"datatype": "X"}), _INVALID),
     "negative shape": (lambda: _request(shape=[-1, 2, 2, 3]), _INVALID),
     "no image": (lambda: _request(input={"datatype": "BYTES"}, shape=[1], raw_input_contents=[b"\1\0\0\0x"]), _INVALID),
-    "unknown output": (lambda: _request(outputs=[{"name": "other"}]), _INVALID),
     "unknown model": (lambda: _request(model_name="other"), "NOT_FOUND"),
     "unknown version": (lambda: _request(model_version="9"), "NOT_FOUND"),
     "larger than --max-body": (lambda: _request(raw_input_contents=[bytes(2 * 2**20)]), "RESOURCE_EXHAUSTED"),
@@ -127,10 +83,25 @@ def test_what_is_wrong_is_told_with_its_code(start: Start, model: Path) -> None:
         assert caught.value.code().name == "DEADLINE_EXCEEDED"
 
 
+def test_what_is_no_message_is_told_so_and_not_logged(server: Server) -> None:
+    with grpc.insecure_channel(server.grpc) as channel:
+        for method, code in (
+            ("ModelInfer", _INVALID),
+            ("ServerReady", _INVALID),
+            ("SystemSharedMemoryStatus", "UNIMPLEMENTED"),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(b"\xff\xff")
+            assert caught.value.code().name == code
+        [answer] = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(iter([b"\xff\xff"]))
+        assert b"not a message: 2 bytes" in answer
+    assert server.stop() == ""
+
+
 def test_keys_and_health(start: Start, model: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("secret\n")
-    server = start(model, "--grpc-port", "0", "--api-keys", keys)
+    server = start(model, "--grpc-port", "0", "--api-keys", keys, "--max-body", "1")
     with grpc.insecure_channel(server.grpc) as channel:
         check = channel.unary_unary("/grpc.health.v1.Health/Check")
         assert check(b"") == b"\x08\x01"  # SERVING
@@ -140,10 +111,102 @@ def test_keys_and_health(start: Start, model: Path, tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             stub.ModelInfer(_request())
         assert caught.value.code().name == "UNAUTHENTICATED"
+        # Refused by its metadata: the message is larger than what is read of one.
+        large = _request(raw_input_contents=[bytes(2 * 2**20)])
+        for ask in (stub.ModelInfer, lambda message: next(stub.ModelStreamInfer(iter([message])))):
+            with pytest.raises(grpc.RpcError) as caught:
+                ask(large)
+            assert caught.value.code().name == "UNAUTHENTICATED"
         assert stub.ModelInfer(_request(), metadata=[("authorization", "Bearer secret")]).model_name == "shapes"
         assert stub.ModelInfer(_request(), metadata=[("x-api-key", "secret")]).model_name == "shapes"
         server.process.send_signal(signal.SIGTERM)
         assert next(watch) == b"\x08\x02"  # NOT_SERVING
+
+
+@pytest.fixture(scope="module")
+def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that takes most of a second: 50,000 products of a row with a matrix of 512 x 512."""
+    size, kind = 512, TensorProto.FLOAT
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["row", "matrix"], ["next"]),
+            helper.make_node("Identity", ["again"], ["more"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("number", TensorProto.INT64, []),
+            helper.make_tensor_value_info("again", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("row", kind, [1, size]),
+        ],
+        [
+            helper.make_tensor_value_info("more", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", kind, [1, size]),
+        ],
+    )
+    constants = [
+        numpy_helper.from_array(np.eye(size, dtype=np.float32), "matrix"),
+        numpy_helper.from_array(np.array(50_000, np.int64), "steps"),
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["steps", "", "x"], ["y"], body=body)],
+        "slow",
+        [helper.make_tensor_value_info("x", kind, [1, size])],
+        [helper.make_tensor_value_info("y", kind, [1, size])],
+        constants,
+    )
+    path = tmp_path_factory.mktemp("models") / "slow.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def test_what_nobody_waits_for_any_more_is_not_computed(start: Start, slow_model: Path) -> None:
+    server = start(slow_model, "--grpc-port", "0", "--access-log")
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 512]}
+    asked = triton.service_pb2.ModelInferRequest(
+        model_name="slow", inputs=[tensor], raw_input_contents=[bytes(4 * 512)]
+    )
+    with grpc.insecure_channel(server.grpc) as channel:
+        grpc.channel_ready_future(channel).result(timeout=30)
+        stub = triton.service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        first = stub.ModelInfer.future(asked)
+        time.sleep(0.1)  # by now it is computed
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.ModelInfer(asked, timeout=0.1)
+        assert caught.value.code().name == "DEADLINE_EXCEEDED"
+        assert not first.done()
+        assert first.result().model_name == "slow"
+        stream = stub.ModelStreamInfer(iter([asked] * 5))
+        time.sleep(0.1)  # by now its first request is computed
+        stream.cancel()
+        assert stub.ModelInfer(asked).model_name == "slow"
+    assert server.get("/v2/models/slow/stats")["model_stats"][0]["execution_count"] == 3
+    calls = [json.loads(line) for line in server.stop().splitlines()]
+    assert sorted((line["path"].rpartition("/")[2], line["status"]) for line in calls if line["method"] == "POST") == [
+        *[("ModelInfer", 200)] * 2,
+        ("ModelInfer", 499),
+        ("ModelStreamInfer", 499),
+    ]
+
+
+def test_sigterm_ends_a_stream_behind_the_answers_to_what_was_read(server: Server) -> None:
+    told = threading.Event()
+
+    def ask() -> Iterator[Any]:
+        for number in range(30):
+            yield _request(id=str(number))
+        told.wait(timeout=60)  # the client does not end it
+
+    with grpc.insecure_channel(server.grpc) as channel:
+        stub = triton.service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        answers = stub.ModelStreamInfer(ask())
+        ids = [next(answers).infer_response.id for _ in range(30)]
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(answers)
+        told.set()
+    assert ids == [str(number) for number in range(30)]
+    assert (caught.value.code().name, "about to go" in caught.value.details()) == ("UNAVAILABLE", True)
+    assert server.process.wait(timeout=10) == 0
 
 
 def test_nothing_under_way_is_lost_on_sigterm(start: Start, model: Path, jpegs: list[Path]) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -19,29 +16,23 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+from conformance.models import write
+from conformance.wire import sample
 from helpers import SHAPES, draw
+from servers import running
 
 from zoo.artifacts.seal import ONNX_KEY, UNSEALED, seal
-from zoo.data.images import decode_image
+from zoo.client import Client
+from zoo.errors import ServerError
 from zoo.predict import predict
 
 
 @pytest.fixture(scope="module")
 def url(model: Path, tensor_model: Path) -> Iterator[str]:
     """The address of a server of an exported model and a plain ONNX file."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "zoo_cli", "serve", str(model), str(tensor_model), "--port", "0", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )
-    assert process.stdout is not None
-    yield json.loads(process.stdout.readline())["url"]
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert errors == ""
+    with running(model, tensor_model) as server:
+        yield server.url
+        assert server.stop(signal.SIGINT) == ""
 
 
 @pytest.fixture(scope="module")
@@ -67,64 +58,27 @@ def _refused(url: str, body: bytes | dict[str, Any], **headers: str) -> tuple[in
     return raised.value.code, json.loads(raised.value.read())["error"]
 
 
-def test_health_and_metadata(url: str) -> None:
-    assert _get(f"{url}/v2/health/live")["live"]
-    assert _get(f"{url}/v2/health/ready")["ready"]
+def test_metadata_of_an_exported_model(url: str) -> None:
     assert _get(f"{url}/v2/models/shapes/ready") == {"name": "shapes", "ready": True}
-    assert {"binary_tensor_data", "classification"} <= set(_get(f"{url}/v2")["extensions"])
     metadata = _get(f"{url}/v2/models/shapes")
     assert metadata["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}]
     assert metadata["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}]
     assert json.loads(metadata["properties"]["labels"]) == list(SHAPES)
-    assert _get(f"{url}/v2/models/shapes/versions/1") == metadata
 
 
-def test_tritonclient_with_tensors_and_with_jpeg_bytes(url: str, model: Path, jpegs: list[Path]) -> None:
-    http = pytest.importorskip("tritonclient.http")
-    expected = np.array(
-        [
-            [best["probability"] for best in sorted(row["top"], key=lambda best: best["label"])]
-            for row in predict(model, jpegs, device="cpu")
-        ]
-    )
-    with http.InferenceServerClient(url.removeprefix("http://")) as client:
-        assert client.is_server_live()
-        assert client.is_server_ready()
-        assert client.is_model_ready("shapes")
-        assert client.get_model_metadata("shapes")["platform"] == "onnx_onnxv1"
-        for row, jpeg in enumerate(jpegs):
-            pixels = decode_image(jpeg)[None]
-            tensor = http.InferInput("image", list(pixels.shape), "UINT8")
-            tensor.set_data_from_numpy(pixels)
-            for binary in (True, False):
-                wanted = http.InferRequestedOutput("probabilities", binary_data=binary)
-                answer = client.infer("shapes", [tensor], outputs=[wanted], request_id="7")
-                assert answer.get_response()["id"] == "7"
-                assert np.allclose(answer.as_numpy("probabilities")[0], expected[row], atol=1e-6)
-        files = http.InferInput("image", [len(jpegs)], "BYTES")
-        files.set_data_from_numpy(np.array([jpeg.read_bytes() for jpeg in jpegs], object))
-        for compression in (None, "gzip", "deflate"):
-            answer = client.infer(
-                "shapes",
-                [files],
-                request_compression_algorithm=compression,
-                response_compression_algorithm=compression,
-            )
-            assert np.allclose(answer.as_numpy("probabilities"), expected, atol=1e-6)
-        classes = http.InferRequestedOutput("probabilities", class_count=2)
-        best = client.infer("shapes", [files], outputs=[classes]).as_numpy("probabilities")
-        assert best.shape == (len(jpegs), 2)
-        assert best[0, 0].decode().split(":")[2] == SHAPES[expected[0].argmax()]
-
-
-def test_plain_onnx_is_served_as_tensors(url: str) -> None:
-    assert {tensor["name"] for tensor in _get(f"{url}/v2/models/plain")["inputs"]} == {"a", "b"}
-    body = {
-        "inputs": [{"name": name, "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]} for name in ("a", "b")],
-        "outputs": [{"name": "product"}],
-    }
-    answer = _post(f"{url}/v2/models/plain/infer", body)
-    assert answer["outputs"] == [{"name": "product", "datatype": "FP32", "shape": [1, 3], "data": [1.0, 4.0, 9.0]}]
+def test_every_datatype_comes_back_as_it_was_sent(tmp_path: Path) -> None:
+    kinds, half = write(tmp_path)
+    with running(kinds, half) as server, Client(server.url) as client:
+        for name in ("kinds", "half"):
+            sent = {spec["name"]: sample(spec, rows=3).array for spec in client.metadata(name)["inputs"]}
+            for output, array in client.infer(name, sent).items():
+                assert array.tolist() == sent[output.replace("_out", "_in")].tolist()
+        sent = {spec["name"]: sample(spec).array for spec in client.metadata("kinds")["inputs"]}
+        sent["string_in"] = np.array([["grün".encode(), b"a\0b"]], object)
+        assert client.infer("kinds", sent)["string_out"].tolist() == sent["string_in"].tolist()
+        sent["string_in"] = np.array([[b"\xff", b""]], object)
+        with pytest.raises(ServerError, match="400: data of string_in is not text"):
+            client.infer("kinds", sent)
 
 
 def test_raw_request_and_curl_like_gzip(url: str, jpegs: list[Path], model: Path) -> None:
@@ -186,7 +140,6 @@ def test_malformed_requests_are_told_why(
 
 def test_unknown_places(url: str) -> None:
     assert _refused(f"{url}/v2/models/cats/infer", {}) == (404, "unknown model: 'cats'; this server has plain, shapes")
-    assert _refused(f"{url}/v2/models/shapes/versions/2/infer", {})[0] == 404
     assert _refused(f"{url}/v3", {})[0] == 404
     assert _refused(f"{url}/v2/health/live", {})[0] == 405
 

@@ -14,7 +14,9 @@ import trustme
 from servers import Server, Start
 
 
-def test_only_clients_with_a_certificate_are_let_in(start: Start, tensor_model: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def pems(tmp_path: Path) -> dict[str, Path]:
+    """Files of an authority, a server and a client of it."""
     authority = trustme.CA()
     server_side, client_side = authority.issue_cert("localhost"), authority.issue_cert("client@example.org")
     paths = {name: tmp_path / f"{name}.pem" for name in ("ca", "cert", "key", "client")}
@@ -22,17 +24,39 @@ def test_only_clients_with_a_certificate_are_let_in(start: Start, tensor_model: 
     server_side.cert_chain_pems[0].write_to_path(paths["cert"])
     server_side.private_key_pem.write_to_path(paths["key"])
     client_side.private_key_and_cert_chain_pem.write_to_path(paths["client"])
-    server = start(
-        *(tensor_model, "--tls-cert", paths["cert"], "--tls-key", paths["key"], "--tls-client-ca", paths["ca"]),
-        *("--workers", "2"),
-    )
+    return paths
+
+
+def _options(pems: dict[str, Path]) -> list[str | Path]:
+    return ["--tls-cert", pems["cert"], "--tls-key", pems["key"], "--tls-client-ca", pems["ca"]]
+
+
+def test_only_clients_with_a_certificate_are_let_in(start: Start, tensor_model: Path, pems: dict[str, Path]) -> None:
+    server = start(tensor_model, *_options(pems), "--workers", "2")
     assert server.url.startswith("https://")
-    trusted = ssl.create_default_context(cafile=str(paths["ca"]))
+    trusted = ssl.create_default_context(cafile=str(pems["ca"]))
     with pytest.raises(OSError, match=r"(?i)certificate required|reset|closed|eof"):
         _ask(server, trusted)
-    trusted.load_cert_chain(paths["client"])
+    trusted.load_cert_chain(pems["client"])
     assert _ask(server, trusted) == 200
     server.stop()
+
+
+def test_over_grpc_too(start: Start, tensor_model: Path, pems: dict[str, Path]) -> None:
+    triton = pytest.importorskip("tritonclient.grpc")
+    server = start(tensor_model, *_options(pems), "--grpc-port", "0")
+    mine = {"private_key": str(pems["client"]), "certificate_chain": str(pems["client"])}
+    for certificate, is_let_in in (({}, False), (mine, True)):
+        # The address is a number, the certificate is of a name.
+        arguments = [("grpc.ssl_target_name_override", "localhost")]
+        with triton.InferenceServerClient(
+            server.grpc, ssl=True, root_certificates=str(pems["ca"]), channel_args=arguments, **certificate
+        ) as client:
+            if is_let_in:
+                assert client.is_server_ready()
+            else:
+                with pytest.raises(triton.InferenceServerException, match="UNAVAILABLE"):
+                    client.is_server_ready()
 
 
 def _ask(server: Server, context: ssl.SSLContext) -> int:

@@ -24,14 +24,12 @@ Feeds = dict[str, NDArray[Any]]
 _IMAGES = 64
 
 _NUMPY = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(bool)": np.bool_,
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(bool)": "bool",
+    "tensor(string)": "object",
+    **{f"tensor({kind})": kind for bits in (8, 16, 32, 64) for kind in (f"int{bits}", f"uint{bits}")},
 }
 
 
@@ -66,5 +64,5 @@ def model_feeds(model: OnnxModel, *, batch: int, images: Sequence[NDArray[np.uin
         shape = [batch if axis == 0 and size < 0 else max(size, 1) for axis, size in enumerate(tensor.shape)]
         kind = np.dtype(_NUMPY[tensor.type])
         values = random.random(shape) if kind.kind == "f" else random.integers(0, 2, shape)
-        feeds[tensor.name] = values.astype(kind)
+        feeds[tensor.name] = values.astype(str).astype(kind) if kind.kind == "O" else values.astype(kind)
     return [feeds]

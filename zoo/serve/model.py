@@ -18,7 +18,7 @@ from zoo.runtime.model import OnnxModel, TensorInfo
 from zoo.serving.batching import Arrays, Feeds, Infer, Pace, joined
 from zoo.serving.exits import ExitCounter
 from zoo.serving.pace import measure_pace, same_answers
-from zoo.serving.tensors import ProtocolError, TensorSpec, datatype_of
+from zoo.serving.tensors import BYTES, ProtocolError, TensorSpec, datatype_of
 
 
 class ServedOnnx:
@@ -30,6 +30,8 @@ class ServedOnnx:
         self.version = version
         self.inputs: Sequence[TensorSpec] = [_spec(model, tensor) for tensor in model.inputs]
         self.outputs: Sequence[TensorSpec] = [_spec(model, tensor) for tensor in model.outputs]
+        self._takes_text = any(tensor.datatype == BYTES for tensor in self.inputs)
+        self._gives_text = any(tensor.datatype == BYTES for tensor in self.outputs)
         answers = model.manifest.answers if model.manifest else ()
         self.labels: Mapping[str, Sequence[str]] = {answer.output: answer.labels for answer in answers}
         self.image_input = INPUT if model.manifest else None
@@ -61,6 +63,8 @@ class ServedOnnx:
     def infer(self, feeds: Sequence[Feeds], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """The named outputs: the rows of the first inputs, then those of the next. Raises ProtocolError for inputs the
         model refuses."""
+        if self._takes_text:
+            feeds = [{name: _decoded(name, array) for name, array in each.items()} for each in feeds]
         hidden = [EXIT] if self.exits is not None and EXIT not in outputs else []
         wanted = [*outputs, *hidden]
         try:
@@ -69,7 +73,7 @@ class ServedOnnx:
             raise ProtocolError(f"{self.name} refuses the input: {' '.join(str(error).split()):.300}") from None
         if self.exits is not None:
             self.exits.add(answers.pop() if hidden else answers[wanted.index(EXIT)])
-        return answers
+        return [_encoded(answer) for answer in answers] if self._gives_text else answers
 
     def _measure(self, model: OnnxModel, max_batch: int) -> Pace:
         tensors, names = [*self.inputs, *self.outputs], [output.name for output in self.outputs]
@@ -114,6 +118,18 @@ def _exit_counter(model: OnnxModel, name: str) -> ExitCounter | None:
         return None
     members = cascade["members"]
     return ExitCounter(name, [m["backbone"] for m in members], [m["exit_rate"] for m in members])
+
+
+def _decoded(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """BYTES of the protocol as strings of ONNX, which are UTF-8."""
+    try:
+        return np.frompyfunc(bytes.decode, 1, 1)(array) if array.dtype == object else array
+    except UnicodeDecodeError as error:
+        raise ProtocolError(f"data of {name} is not text: {error}; send UTF-8") from None
+
+
+def _encoded(array: NDArray[Any]) -> NDArray[Any]:
+    return np.frompyfunc(str.encode, 1, 1)(array) if array.dtype == object else array
 
 
 def _spec(model: OnnxModel, tensor: TensorInfo) -> TensorSpec:

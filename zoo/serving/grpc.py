@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -16,33 +15,17 @@ from google.protobuf.json_format import ParseDict
 from zoo import __version__
 from zoo.errors import ZooError
 from zoo.serving.app import App
+from zoo.serving.grpc_calls import Calls, Context, Unary, parse, serialize
 from zoo.serving.grpc_infer import read_request, write_response
 from zoo.serving.grpc_messages import message
-from zoo.serving.http import Finished, Refuse, Request, Response
+from zoo.serving.grpc_stream import InferStreams
+from zoo.serving.http import Finished, Refuse
 from zoo.serving.protocol import EXTENSIONS, model_config, model_metadata
 from zoo.serving.tensors import ProtocolError
 
 _INFERENCE = "inference.GRPCInferenceService"
 _HEALTH = "grpc.health.v1.Health"
-_OPEN = frozenset({f"/{_INFERENCE}/ServerLive", f"/{_INFERENCE}/ServerReady", f"/{_HEALTH}/Check"})
-"""What an orchestrator asks, which has no key."""
 _WATCH_SECONDS = 1.0
-_LEFT = 499
-"""Said in the log of calls that ended without an answer, as nginx says it of HTTP."""
-_CODES = {
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    404: grpc.StatusCode.NOT_FOUND,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    500: grpc.StatusCode.INTERNAL,
-    501: grpc.StatusCode.UNIMPLEMENTED,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-_log = logging.getLogger(__name__)
-
-Context = Any
-Method = Callable[[Any, Context], Awaitable[Any]]
 
 
 class Pem(Protocol):
@@ -73,8 +56,6 @@ class GrpcServer:
         """`refuse` and `finished` as `zoo.serving.http.Connections` has them; `shared`: other processes take the same
         port."""
         self._app = app
-        self._refuse = refuse
-        self._finished = finished
         self._stopping = asyncio.Event()
         self._server = grpc.aio.server(
             options=[
@@ -83,7 +64,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", int(shared)),
             ]
         )
-        methods: dict[str, Method] = {
+        methods: dict[str, Unary] = {
             "ServerLive": self._live,
             "ServerReady": self._ready,
             "ModelReady": self._model_ready,
@@ -94,21 +75,15 @@ class GrpcServer:
             "ModelInfer": self._infer,
             "RepositoryIndex": self._index,
         }
-        inference = {name: self._unary(f"/{_INFERENCE}/{name}", method) for name, method in methods.items()}
-        health = {
-            "Check": self._unary(f"/{_HEALTH}/Check", self._check, request="grpc.health.v1.HealthCheckRequest"),
-            "Watch": grpc.unary_stream_rpc_method_handler(
-                self._watch,
-                request_deserializer=message("grpc.health.v1.HealthCheckRequest").FromString,
-                response_serializer=_serialize,
-            ),
-        }
-        self._server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(_INFERENCE, inference),
-                grpc.method_handlers_generic_handler(_HEALTH, health),
-            )
-        )
+        calls = Calls(refuse=refuse, finished=finished)
+        for name, method in methods.items():
+            # What an orchestrator asks, which has no key.
+            is_open = name in ("ServerLive", "ServerReady")
+            calls.unary(f"/{_INFERENCE}/{name}", f"inference.{name}Request", method, needs_key=not is_open)
+        calls.stream(f"/{_INFERENCE}/ModelStreamInfer", InferStreams(self._infer, self._stopping))
+        calls.unary(f"/{_HEALTH}/Check", "grpc.health.v1.HealthCheckRequest", self._check, needs_key=False)
+        calls.stream(f"/{_HEALTH}/Watch", self._watch, needs_key=False)
+        self._server.add_generic_rpc_handlers((calls,))
 
     def bind(self, host: str, port: int, tls: Pem | None) -> int:
         """Takes the port, any free one for 0, and gives it. Raises ZooError where it cannot be had."""
@@ -133,38 +108,6 @@ class GrpcServer:
         """Takes no new requests; those under way have so long."""
         self._stopping.set()
         await self._server.stop(seconds)
-
-    def _unary(self, path: str, method: Method, *, request: str | None = None) -> Any:
-        name = request or f"inference.{path.rpartition('/')[2]}Request"
-
-        async def answer(asked: Any, context: Context) -> Any:
-            heard = _as_request(path, context)
-            await context.send_initial_metadata((("x-request-id", heard.id.decode()),))
-            try:
-                refusal = self._refuse(heard) if self._refuse is not None and path not in _OPEN else None
-                if refusal is not None:
-                    raise ProtocolError("no valid API key; send it as authorization or x-api-key", refusal.status)
-                value = await method(asked, context)
-            except ProtocolError as error:
-                self._end(heard, error.status)
-                await context.abort(_CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), str(error))
-            except asyncio.CancelledError:  # the client left, or the server could not wait any longer
-                self._end(heard, _LEFT)
-                raise
-            except Exception as error:
-                _log.error("failed at %s", path, exc_info=error)
-                self._end(heard, 500)
-                await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the server's log")
-            self._end(heard, 200)
-            return value
-
-        return grpc.unary_unary_rpc_method_handler(
-            answer, request_deserializer=message(name).FromString, response_serializer=_serialize
-        )
-
-    def _end(self, request: Request, status: int) -> None:
-        if self._finished is not None:
-            self._finished(request, Response(b"", status=status))
 
     async def _live(self, _asked: Any, _context: Context) -> Any:
         return message("inference.ServerLiveResponse")(live=True)
@@ -231,13 +174,16 @@ class GrpcServer:
             raise ProtocolError(f"unknown service: {asked.service!r:.80}", 404)
         return _from_dict("grpc.health.v1.HealthCheckResponse", {"status": status})
 
-    async def _watch(self, asked: Any, _context: Context) -> AsyncIterator[Any]:
-        told = ""
+    async def _watch(self, context: Context) -> None:
+        body = await context.read()
+        if body is grpc.aio.EOF:
+            return
+        asked, told = parse("grpc.health.v1.HealthCheckRequest", body), ""
         while True:
             status = self._status(asked.service)
             if status != told:
                 told = status
-                yield _from_dict("grpc.health.v1.HealthCheckResponse", {"status": status})
+                await context.write(serialize(_from_dict("grpc.health.v1.HealthCheckResponse", {"status": status})))
             if self._stopping.is_set():
                 return
             try:
@@ -249,19 +195,6 @@ class GrpcServer:
         if service not in ("", _INFERENCE):
             return "SERVICE_UNKNOWN"
         return "SERVING" if self._app.ready and not self._stopping.is_set() else "NOT_SERVING"
-
-
-def _as_request(path: str, context: Context) -> Request:
-    """A call as guards and logs know requests."""
-    headers = {
-        name.encode(): value.encode() if isinstance(value, str) else value
-        for name, value in context.invocation_metadata() or ()
-    }
-    return Request("POST", path.encode(), headers, context.peer())
-
-
-def _serialize(value: Any) -> bytes:
-    return bytes(value.SerializeToString())
 
 
 def _from_dict(name: str, value: Mapping[str, Any]) -> Any:
