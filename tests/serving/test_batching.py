@@ -70,6 +70,25 @@ def test_more_rows_than_a_call_should_have_do_not_hold_up_the_loop() -> None:
     assert model.threads == {"model"}
 
 
+def test_closed_it_answers_what_it_was_asked_and_who_comes_late() -> None:
+    model = _Doubling(0.01)
+
+    async def main() -> list[Any]:
+        batcher = Batcher(model, Pace(max_batch=1, row_seconds=0.01))
+        asked = [batcher.submit(_x(value), ("y",), inf) for value in range(3)]
+        await batcher.close()
+        assert all(each.done() for each in asked)
+        # Who found the model before it was replaced, and was still decoding an image.
+        late = await asyncio.wait_for(batcher.submit(_x(3), ("y",), inf), 10)
+        return [*(each.result() for each in asked), late]
+
+    assert [answer[0].item() for answer in asyncio.run(main())] == [0, 2, 4, 6]
+    deadline = time.monotonic() + 10
+    while any(thread.name == "model" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "the thread has not ended"
+        time.sleep(0.01)
+
+
 def test_one_bad_request_is_refused_alone() -> None:
     model = _Doubling()
 
