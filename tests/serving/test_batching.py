@@ -82,11 +82,30 @@ def test_rows_of_an_input_of_any_size_go_together() -> None:
         batcher = Batcher(sizes, Pace(max_batch=4, row_seconds=0.0, any_size="x"))
         asked = [batcher.submit({"x": np.ones((1, size))}, ("y",), inf) for size in (1, 2, 3)]
         found = await asyncio.gather(*asked)
-        batcher.close()
+        await batcher.close()
         return [answer[0].item() for answer in found]
 
     assert asyncio.run(main()) == [1, 2, 3]
     assert rows == [3]
+
+
+def test_closed_it_answers_what_it_was_asked_and_who_comes_late() -> None:
+    model = _Doubling(0.01)
+
+    async def main() -> list[Any]:
+        batcher = Batcher(model, Pace(max_batch=1, row_seconds=0.01))
+        asked = [batcher.submit(_x(value), ("y",), inf) for value in range(3)]
+        await batcher.close()
+        assert all(each.done() for each in asked)
+        # Who found the model before it was replaced, and was still decoding an image.
+        late = await asyncio.wait_for(batcher.submit(_x(3), ("y",), inf), 10)
+        return [*(each.result() for each in asked), late]
+
+    assert [answer[0].item() for answer in asyncio.run(main())] == [0, 2, 4, 6]
+    deadline = time.monotonic() + 10
+    while any(thread.name == "model" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "the thread has not ended"
+        time.sleep(0.01)
 
 
 def test_one_bad_request_is_refused_alone() -> None:

@@ -73,7 +73,7 @@ def test_what_is_wrong_is_told_with_its_code(start: Start, model: Path) -> None:
                 stub.ModelInfer(request())
             assert caught.value.code().name == code, (what, caught.value.details())
         with pytest.raises(grpc.RpcError) as caught:
-            stub.RepositoryModelLoad(triton.service_pb2.RepositoryModelLoadRequest(model_name="shapes"))
+            stub.SystemSharedMemoryStatus(triton.service_pb2.SystemSharedMemoryStatusRequest())
         assert caught.value.code().name == "UNIMPLEMENTED"
         typed = _request(raw_input_contents=[], input={"contents": {"uint_contents": [0] * 12}})
         raw = stub.ModelInfer(_request()).raw_output_contents

@@ -63,6 +63,8 @@ class ServeRequest:
     """By model, the version that is asked the same as the one that answers, and compared with it."""
     poll: float = 2.0
     """Seconds between two looks for replaced files; 0 is never."""
+    allow_load: bool = False
+    """Whether clients may load and unload models."""
     api_keys: tuple[str, ...] = ()
     """Without one of them nothing but the health of the server is told; where there are none, all is."""
     tls: Tls | None = None

@@ -25,6 +25,7 @@ from zoo.serving.listen import HttpServer
 from zoo.serving.log import AccessLog
 from zoo.serving.loop import new_event_loop
 from zoo.serving.models import Models, Served
+from zoo.serving.repository import RepositoryControl
 
 
 def load_model(place: Place, request: ServeRequest, progress: Progress | None = None) -> ServedOnnx:
@@ -79,36 +80,40 @@ def serve_on(
 ) -> None:
     """Serves in this process on a socket that is bound. `siblings` are others that do the same."""
 
+    models = Models(canaries=request.canaries, shadows=request.shadows)
+
     def load(place: Place) -> Loaded:
         model = load_model(place, request, progress)
         return model, model.pace
 
-    repository = Repository(request.models, load)
+    def put(found: Loaded) -> None:
+        models.put(Served(*found, max_queue=request.max_queue))
+
+    repository = Repository(
+        request.models, load=load, put=put, remove=lambda place: models.remove(place.name, str(place.version))
+    )
     loaded = repository.load_all()
+
+    async def run() -> None:
+        for each in loaded:
+            put(each)
+        await _serve(listener, request, models, repository, ready, siblings)
+
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve(listener, request, repository, loaded, ready, siblings))
+        runner.run(run())
 
 
 async def _serve(
     listener: socket.socket,
     request: ServeRequest,
+    models: Models,
     repository: Repository,
-    loaded: list[Loaded],
     ready: Ready,
     siblings: Siblings | None,
 ) -> None:
-    models = Models(canaries=request.canaries, shadows=request.shadows)
-
-    def put(found: Loaded) -> None:
-        models.put(Served(*found, max_queue=request.max_queue))
-
-    def remove(place: Place) -> None:
-        models.remove(place.name, str(place.version))
-
-    for each in loaded:
-        put(each)
     inference = Inference(models, timeout=request.timeout or None, workers=request.threads or available_threads())
-    app = App(models, inference, max_body=request.limits.body)
+    control = RepositoryControl(repository, may_load=request.allow_load)
+    app = App(models, inference, control, max_body=request.limits.body)
     refuse = Guard(request.api_keys) if request.api_keys else None
     finished = AccessLog() if request.access_log else None
     connections = Connections(app, limits=request.limits, refuse=refuse, finished=finished)
@@ -125,7 +130,7 @@ async def _serve(
     server = HttpServer(app, connections, listener, tls=tls, door=door)
     beside: list[Coroutine[Any, Any, None]] = []
     if request.poll:
-        beside.append(repository.watch(request.poll, put, remove))
+        beside.append(repository.watch(request.poll))
     if siblings is not None:
         beside.append(siblings.exchange(models, server.stop))
     try:

@@ -24,6 +24,7 @@ from zoo.serving.protocol import (
     model_config,
     model_metadata,
 )
+from zoo.serving.repository import RepositoryControl, read_control
 from zoo.serving.site import describe_models, pages
 from zoo.serving.tensors import ProtocolError
 
@@ -40,8 +41,9 @@ Route = Callable[[], Response]
 class App:
     """The handler of all requests."""
 
-    def __init__(self, models: Models, inference: Inference, *, max_body: int) -> None:
+    def __init__(self, models: Models, inference: Inference, repository: RepositoryControl, *, max_body: int) -> None:
         self.models = models
+        self.repository = repository
         self.required = {served.model.name for served in models}
         """Names without which the server is not ready."""
         self.leaving = False
@@ -54,9 +56,7 @@ class App:
             "/v2": self._metadata,
             "/v2/health/live": lambda: Response.json({"live": True}),
             "/v2/health/ready": self._health,
-            "/v2/models/stats": lambda: Response.json(
-                {"model_stats": [self._statistics(each) for each in self.models]}
-            ),
+            "/v2/models/stats": self._all_statistics,
             "/metrics": self._metrics,
             "/models": lambda: Response.json(describe_models(self.models)),
             "/openapi.json": lambda: Response.json(openapi()),
@@ -70,7 +70,8 @@ class App:
 
     @property
     def _missing(self) -> list[str]:
-        return sorted(name for name in self.required if not self.models.versions(name))
+        wanted = self.required.difference(self.repository.unloaded)
+        return sorted(name for name in wanted if not self.models.versions(name))
 
     def __call__(self, request: Request) -> Answer:
         """The answer to a request, or an awaitable of it. Never raises."""
@@ -83,6 +84,8 @@ class App:
         path = request.path
         if path.startswith("/v2/models/") and path != "/v2/models/stats":
             return self._of_model(request, path.split("/")[3:])
+        if path.startswith("/v2/repository/"):
+            return _allowed(request, "POST") or self._of_repository(request, path.split("/")[3:])
         if path == "/predict":
             return _allowed(request, "POST") or self._predict_labels(request)
         route = self._routes.get(path)
@@ -110,6 +113,22 @@ class App:
         if rest == ["config"]:
             return Response.json(model_config(served.model, served.pace.max_batch))
         return Response.json({"model_stats": [self._statistics(served)]})
+
+    async def _of_repository(self, request: Request, words: list[str]) -> Response:
+        """index, or models/NAME/load, or models/NAME/unload"""
+        try:
+            asked = read_control(request.body)
+            if words == ["index"]:
+                return Response.json(await self.repository.index(ready=asked.get("ready") is True))
+            if len(words) != 3 or words[0] != "models" or words[2] not in ("load", "unload"):
+                raise ProtocolError(f"Not Found: {request.method} {request.path:.200}", 404)
+            if words[2] == "load":
+                await self.repository.load(words[1], asked.get("parameters") or {})
+            else:
+                await self.repository.unload(words[1])
+        except ProtocolError as error:
+            return _refusal(error)
+        return Response.json({})
 
     def _metadata(self) -> Response:
         return Response.json({"name": "zoo", "version": __version__, "extensions": EXTENSIONS})

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 from time import monotonic
 from typing import Any
 
@@ -100,10 +101,10 @@ class Batcher:
         self._rows = 0
         self._row_seconds = pace.row_seconds
         self._busy = False
-        self._closed = False
-        self._wake = threading.Semaphore(0)
+        self._closed: asyncio.Future[None] | None = None
         self._batch: list[Job] = []
-        self._thread: threading.Thread | None = None
+        self._thread: SimpleQueue[bool] | None = None
+        """Tells the thread to call the model with the batch, or to end."""
 
     @property
     def waiting(self) -> int:
@@ -133,36 +134,44 @@ class Batcher:
             self._loop.call_soon(self._start)
         return job.future
 
-    def close(self) -> None:
-        """Ends the thread, once the queue is empty."""
-        self._closed = True
+    def close(self) -> asyncio.Future[None]:
+        """Ends the thread once the queue is empty, which is when the future is done.
+
+        What is submitted later, by who found the model before, is still answered.
+        """
+        self._closed = self._loop.create_future()
         if not self._busy:
-            self._wake.release()  # the thread finds nothing to do
+            self._end()
+        return self._closed
 
     def _start(self) -> None:
         self._batch = self._take()
         if not self._batch:
             self._busy = False
-            if self._closed:
-                self._wake.release()
+            if self._closed is not None:
+                self._end()
         elif self._pace.inline and sum(job.rows for job in self._batch) <= self._pace.max_batch:
             self._finish(*_call(self._infer, self._batch))
         else:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="model", daemon=True)
-                self._thread.start()
-            self._wake.release()
+                self._thread = SimpleQueue()
+                threading.Thread(target=self._work, args=(self._thread,), name="model", daemon=True).start()
+            self._thread.put(True)
 
-    def _work(self) -> None:
-        while True:
-            self._wake.acquire()
-            if not self._batch:
-                return
+    def _work(self, told: SimpleQueue[bool]) -> None:
+        while told.get():
             outcome = _call(self._infer, self._batch)
             try:
                 self._loop.call_soon_threadsafe(self._finish, *outcome)
             except RuntimeError:  # the loop has ended meanwhile
                 return
+
+    def _end(self) -> None:
+        if self._thread is not None:
+            self._thread.put(False)
+            self._thread = None
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
 
     def _take(self) -> list[Job]:
         """The oldest job, and those that fit into one call with it."""

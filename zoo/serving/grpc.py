@@ -74,6 +74,8 @@ class GrpcServer:
             "ModelStatistics": self._statistics,
             "ModelInfer": self._infer,
             "RepositoryIndex": self._index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
         }
         calls = Calls(refuse=refuse, finished=finished)
         for name, method in methods.items():
@@ -142,11 +144,17 @@ class GrpcServer:
         stats = [models.metrics(each).to_json() for each in found]
         return _from_dict("inference.ModelStatisticsResponse", {"model_stats": stats})
 
-    async def _index(self, _asked: Any, _context: Context) -> Any:
-        found = [
-            {"name": each.model.name, "version": each.model.version, "state": "READY"} for each in self._app.models
-        ]
+    async def _index(self, asked: Any, _context: Context) -> Any:
+        found = await self._app.repository.index(ready=asked.ready)
         return _from_dict("inference.RepositoryIndexResponse", {"models": found})
+
+    async def _load(self, asked: Any, _context: Context) -> Any:
+        await self._app.repository.load(asked.model_name, asked.parameters)
+        return message("inference.RepositoryModelLoadResponse")()
+
+    async def _unload(self, asked: Any, _context: Context) -> Any:
+        await self._app.repository.unload(asked.model_name)
+        return message("inference.RepositoryModelUnloadResponse")()
 
     async def _infer(self, asked: Any, context: Context) -> Any:
         received = monotonic()

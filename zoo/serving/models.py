@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,14 +71,15 @@ class Models:
         if old is not None:
             old.batcher.close()
 
-    def remove(self, name: str, version: str) -> None:
-        """Takes a version out, once it has answered what it was asked."""
+    def remove(self, name: str, version: str) -> asyncio.Future[None]:
+        """Takes a version out; the future is done once it has answered what it was asked."""
         versions = self._versions[name]
-        versions.pop(version).batcher.close()
+        drained = versions.pop(version).batcher.close()
         if versions:
             self._choose(name)
         else:
             del self._versions[name], self._newest[name]
+        return drained
 
     def shadow(self, served: Served) -> Served | None:
         """The version that is to hear this request of another one, too."""

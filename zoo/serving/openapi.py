@@ -19,6 +19,7 @@ _TENSOR = {
         "data": {"type": "array"},
     },
 }
+_READY = {"application/json": {"schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}}
 _SCHEMAS = {
     "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
     "Tensor": _TENSOR,
@@ -109,6 +110,9 @@ def openapi() -> dict[str, Any]:
         "/v2/health/live": {"get": _operation("Whether it runs")},
         "/v2/health/ready": {"get": _operation("Whether it answers for all its models", also=("503",))},
         "/v2/models/stats": {"get": _operation("Statistics of all models")},
+        "/v2/repository/index": {"post": _operation("What could be served, and what is", body=_READY, needed=False)},
+        "/v2/repository/models/{model}/load": {"post": _operation("Reads a model anew", parameters=[_NAME])},
+        "/v2/repository/models/{model}/unload": {"post": _operation("Takes a model out", parameters=[_NAME])},
     }
     for prefix, parameters in (
         ("/v2/models/{model}", [_NAME]),
@@ -152,6 +156,7 @@ def _operation(
     parameters: list[Any] | None = None,
     body: dict[str, Any] | None = None,
     media: str = "application/json",
+    needed: bool = True,
     also: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     content: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{schema}"} if schema else {}}
@@ -159,7 +164,7 @@ def _operation(
     return {
         "summary": summary,
         **({"parameters": parameters} if parameters else {}),
-        **({"requestBody": {"required": True, "content": body}} if body else {}),
+        **({"requestBody": {"required": needed, "content": body}} if body else {}),
         "responses": {
             "200": {"description": "Answered.", "content": {media: content}},
             **{status: {"description": "Not ready.", "content": {media: {}}} for status in also},

@@ -27,7 +27,7 @@ from zoo.serving.tensors import (
     to_json,
 )
 
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
 _HEADS = 256
 """Those remembered of each model; then all are forgotten, which costs less than to find the oldest."""
 _HEAD_BYTES = 4096

@@ -64,6 +64,9 @@ def _serve(
     poll: Annotated[
         float, typer.Option(min=0, help="Seconds between looks for new and replaced files; 0: never.")
     ] = 2.0,
+    allow_load: Annotated[
+        bool, typer.Option(help="Clients may load and unload models (the model repository extension).")
+    ] = False,
     canary: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME:VERSION=PERCENT", help="A version that answers a share of the requests."),
@@ -127,6 +130,7 @@ def _serve(
         canaries=Share.parse_all(canary or [], "--canary"),
         shadows=Share.parse_all(shadow or [], "--shadow"),
         poll=poll,
+        allow_load=allow_load,
         api_keys=_read_keys(api_keys),
         tls=_tls(tls_cert, tls_key, tls_client_ca),
         access_log=access_log,
