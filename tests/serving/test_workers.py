@@ -68,9 +68,8 @@ def test_one_that_is_killed_is_replaced_and_its_counts_stay(start: Start, tensor
         thread.start()
     time.sleep(0.5)
     os.kill(first, signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while (len(_children(server)) < 2 or first in _children(server)) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    untold = answered[0]  # what it has counted since it last told
+    _wait(lambda: len(_children(server)) == 2 and first not in _children(server))
     time.sleep(3)
     over.set()
     for thread in threads:
@@ -79,8 +78,31 @@ def test_one_that_is_killed_is_replaced_and_its_counts_stay(start: Start, tensor
     assert len(failed) <= 4
     assert answered[0] > 100
     time.sleep(2.5)
-    assert _inferences(server) >= answered[0]
+    assert _inferences(server) >= 20 + answered[0] - untold
     assert "a process of the server has ended (-9); it is replaced" in server.stop()
+
+
+def test_models_are_loaded_and_unloaded_in_all(start: Start, tensor_model: Path) -> None:
+    server = start(tensor_model, "--workers", "2", "--allow-load")
+
+    def answers() -> set[int]:
+        """Each connection may reach the other process."""
+        return {server.ask("POST", "/v2/models/plain/infer", TENSORS)[0] for _ in range(20)}
+
+    assert server.ask("POST", "/v2/repository/models/plain/unload", b"{}") == (200, {})
+    assert answers() == {404}
+    # One that is started later leaves out what the others have unloaded.
+    first, second = _children(server)
+    os.kill(first, signal.SIGKILL)
+    _wait(lambda: first not in _children(server) and len(_children(server)) == 2)
+    os.kill(second, signal.SIGKILL)
+    _wait(lambda: second not in _children(server) and len(_children(server)) == 2)
+    assert answers() == {404}
+    assert server.ask("POST", "/v2/repository/models/plain/load", b"{}") == (200, {})
+    assert answers() == {200}
+    status, answer = server.ask("POST", "/v2/repository/models/other/load", b"{}")
+    assert status == 400
+    assert "failed to load 'other': no such model" in answer["error"]
 
 
 def test_a_model_that_cannot_be_served_is_told_as_by_one_process(
@@ -101,6 +123,13 @@ def test_processes_end_with_the_one_that_started_them(start: Start, tensor_model
     while any(_runs(child) for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(_runs(child) for child in children)
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.1)
 
 
 def _runs(pid: int) -> bool:

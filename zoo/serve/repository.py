@@ -89,9 +89,10 @@ class Repository:
         load: Callable[[Place], Loaded],
         put: Callable[[Loaded], None],
         remove: Callable[[Place], Awaitable[None]],
+        unloaded: Iterable[str] = (),
     ) -> None:
         """`load` raises ZooError for a file that must not be served; `put` and `remove` change what is served. What
-        `remove` gives is done once the model has answered what it was asked."""
+        `remove` gives is done once the model has answered what it was asked. `unloaded`: models to leave out."""
         self._places = places
         self._load = load
         self._put = put
@@ -102,7 +103,7 @@ class Repository:
         self._served: set[Place] = set()
         self._refused: dict[Place, str] = {}
         """Why files are not served as they are now."""
-        self.unloaded: set[str] = set()
+        self.unloaded = set(unloaded)
         """Names of models that are out because somebody asked for it."""
         self._changing = asyncio.Lock()
 
@@ -112,6 +113,8 @@ class Repository:
         loaded: dict[str, list[Loaded]] = {}
         refused: dict[str, ZooError] = {}
         for place in find_models(self._places):
+            if place.name in self.unloaded:
+                continue
             self._tried[place] = _State.of(place.path)
             versions = loaded.setdefault(place.name, [])
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import closing
 from typing import Any
 
@@ -16,7 +16,7 @@ from zoo.runtime.threads import available_threads
 from zoo.serve.model import ServedOnnx
 from zoo.serve.repository import Loaded, Place, Repository
 from zoo.serve.request import ServeRequest
-from zoo.serve.siblings import Siblings
+from zoo.serve.siblings import SharedRepository, Siblings
 from zoo.serving.app import App
 from zoo.serving.guard import Guard
 from zoo.serving.http import Connections
@@ -89,9 +89,11 @@ def serve_on(
     def put(found: Loaded) -> None:
         models.put(Served(*found, max_queue=request.max_queue))
 
-    repository = Repository(
-        request.models, load=load, put=put, remove=lambda place: models.remove(place.name, str(place.version))
-    )
+    def remove(place: Place) -> Awaitable[None]:
+        return models.remove(place.name, str(place.version))
+
+    unloaded = siblings.unloaded if siblings is not None else ()
+    repository = Repository(request.models, load=load, put=put, remove=remove, unloaded=unloaded)
     loaded = repository.load_all()
 
     async def run() -> None:
@@ -112,7 +114,8 @@ async def _serve(
     siblings: Siblings | None,
 ) -> None:
     inference = Inference(models, timeout=request.timeout or None, workers=request.threads or available_threads())
-    control = RepositoryControl(repository, may_load=request.allow_load)
+    shared = repository if siblings is None else SharedRepository(repository, siblings)
+    control = RepositoryControl(shared, may_load=request.allow_load)
     app = App(models, inference, control, max_body=request.limits.body)
     refuse = Guard(request.api_keys) if request.api_keys else None
     finished = AccessLog() if request.access_log else None
@@ -132,7 +135,7 @@ async def _serve(
     if request.poll:
         beside.append(repository.watch(request.poll))
     if siblings is not None:
-        beside.append(siblings.exchange(models, server.stop))
+        beside.append(siblings.exchange(models, repository, server.stop))
     try:
         await server.run(lambda: ready(sorted(app.required), grpc_port), request.ending, beside)
     finally:

@@ -17,6 +17,7 @@ from multiprocessing.context import SpawnProcess
 from time import monotonic, sleep
 
 from zoo.errors import ZooError
+from zoo.serve.changes import Change, Changes, Outcome
 from zoo.serve.request import ServeRequest
 from zoo.serve.run import Ready, serve_on
 from zoo.serve.siblings import Siblings, by_version
@@ -46,6 +47,7 @@ class Supervisor:
         self._workers: list[_Worker] = []
         self._gone: list[ModelMetrics] = []
         """Counts of processes that have ended: totals never go down."""
+        self._changes = Changes()
         self._stops = 0
 
     def run(self, ready: Ready) -> None:
@@ -77,7 +79,9 @@ class Supervisor:
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(self._listener, self._request, theirs), name="zoo serve")
+        process = self._context.Process(
+            target=_work, args=(self._listener, self._request, theirs, self._changes.unloaded), name="zoo serve"
+        )
         process.start()
         theirs.close()
         return _Worker(process=process, line=ours, started=monotonic())
@@ -106,6 +110,7 @@ class Supervisor:
             if not worker.process.is_alive() and not self._stops:
                 _log.error("a process of the server has ended (%s); it is replaced", worker.process.exitcode)
                 self._gone = list(by_version([*self._gone, *worker.counted]).values())
+                self._changes.gone(worker.line)
                 worker.line.close()
                 # One that ends at once must not be started in a busy loop.
                 sleep(max(0.0, worker.started + _RESTART_SECONDS - monotonic()))
@@ -117,6 +122,10 @@ class Supervisor:
                 said = worker.line.recv()
                 if isinstance(said, Exception):
                     _log.error("a process of the server cannot begin: %s", said)
+                elif isinstance(said, Change):
+                    self._changes.begin(said, worker.line, [each.line for each in self._workers])
+                elif isinstance(said, Outcome):
+                    self._changes.heard(said, worker.line)
                 elif isinstance(said, list):
                     worker.counted = said
                     others = [each for other in self._workers if other is not worker for each in other.counted]
@@ -131,10 +140,10 @@ class Supervisor:
             worker.process.join(max(0.0, until - monotonic()))
 
 
-def _work(listener: socket.socket, request: ServeRequest, line: Connection) -> None:
+def _work(listener: socket.socket, request: ServeRequest, line: Connection, unloaded: frozenset[str]) -> None:
     """One process. Ctrl-C reaches all of them; only the word of the first one counts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    siblings = Siblings(line)
+    siblings = Siblings(line, unloaded=unloaded)
     try:
         serve_on(listener, request, siblings.started, siblings=siblings)
     except ZooError as error:
