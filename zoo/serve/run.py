@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import closing
 from typing import Any
 
-from zoo.errors import ZooError
+from zoo.errors import ModelError, UsageError, ZooError, did_you_mean
 from zoo.progress import Progress
 from zoo.runtime.golden import check_golden
 from zoo.runtime.model import OnnxModel
 from zoo.runtime.threads import available_threads
+from zoo.serve.budget import MemoryBudget
 from zoo.serve.model import ServedOnnx
 from zoo.serve.repository import Loaded, Place, Repository
 from zoo.serve.request import ServeRequest
@@ -34,7 +35,8 @@ def load_model(place: Place, request: ServeRequest, progress: Progress | None = 
     `progress` is told where tuned settings beside it are not used. Raises ModelError for a file that does not load or
     answers otherwise.
     """
-    model = OnnxModel(place.path, device=request.device, threads=request.threads, progress=progress)
+    threads = request.settings_of(place.name).threads
+    model = OnnxModel(place.path, device=request.device, threads=threads, progress=progress)
     if model.manifest is not None:
         check_golden(model)
     return ServedOnnx(model, name=place.name, version=str(place.version))
@@ -82,19 +84,40 @@ def serve_on(
 
     models = Models(canaries=request.canaries, shadows=request.shadows)
 
+    budget = MemoryBudget(request.memory_budget) if request.memory_budget is not None else None
+
     def load(place: Place) -> Loaded:
+        if budget is not None:
+            budget.check_file(place.path)
         model = load_model(place, request, progress)
-        return model, model.pace(request.max_batch)
+        pace = model.pace(request.settings_of(place.name).max_batch)
+        excess = budget.excess(place.path) if budget is not None else None
+        if excess is not None:
+            del model  # which the traceback of the error would keep
+            raise ModelError(excess)
+        return model, pace
 
     def put(found: Loaded) -> None:
-        models.put(Served(*found, max_queue=request.max_queue))
+        settings = request.settings_of(found[0].name)
+        models.put(Served(*found, max_queue=settings.max_queue, max_delay=settings.max_delay))
 
     def remove(place: Place) -> Awaitable[None]:
         return models.remove(place.name, str(place.version))
 
     unloaded = siblings.unloaded if siblings is not None else ()
-    repository = Repository(request.models, load=load, put=put, remove=remove, unloaded=unloaded)
+    repository = Repository(
+        request.models,
+        load=load,
+        put=put,
+        remove=remove,
+        is_required=lambda name: request.settings_of(name).required,
+        unloaded=unloaded,
+    )
     loaded = repository.load_all()
+    for name, settings in request.own_settings.items():
+        if settings.required and name not in repository.required:
+            hint = did_you_mean(name, repository.required) or "correct the name"
+            raise UsageError(f"[model.{name}] is none of the models: {name!r}; {hint}, or say required = false")
 
     async def run() -> None:
         for each in loaded:
@@ -113,10 +136,12 @@ async def _serve(
     ready: Ready,
     siblings: Siblings | None,
 ) -> None:
-    inference = Inference(models, timeout=request.timeout or None, workers=request.threads or available_threads())
+    inference = Inference(
+        models, timeout=request.timeout or None, workers=request.settings.threads or available_threads()
+    )
     shared = repository if siblings is None else SharedRepository(repository, siblings)
     control = RepositoryControl(shared, may_load=request.allow_load)
-    app = App(models, inference, control, max_body=request.limits.body)
+    app = App(models, inference, control, required=repository.required, max_body=request.limits.body)
     refuse = Guard(request.api_keys) if request.api_keys else None
     finished = AccessLog() if request.access_log else None
     connections = Connections(app, limits=request.limits, refuse=refuse, finished=finished)
@@ -136,8 +161,9 @@ async def _serve(
         beside.append(repository.watch(request.poll))
     if siblings is not None:
         beside.append(siblings.exchange(models, repository, server.stop))
+    names = sorted({served.model.name for served in models})
     try:
-        await server.run(lambda: ready(sorted(app.required), grpc_port), request.ending, beside)
+        await server.run(lambda: ready(names, grpc_port), request.ending, beside)
     finally:
         inference.close()
 

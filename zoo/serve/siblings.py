@@ -100,6 +100,11 @@ class SharedRepository:
         """Names of models that are out because somebody asked for it."""
         return self._repository.unloaded
 
+    @property
+    def refused(self) -> Collection[str]:
+        """Versions whose files are not served as they are now."""
+        return self._repository.refused
+
     async def index(self) -> list[IndexEntry]:
         """All there is, served by this process or not."""
         return await self._repository.index()

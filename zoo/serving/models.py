@@ -19,12 +19,13 @@ from zoo.serving.traffic import Share
 class Served:
     """One version of a model at work."""
 
-    def __init__(self, model: ServedModel, pace: Pace, *, max_queue: int) -> None:
+    def __init__(self, model: ServedModel, pace: Pace, *, max_queue: int, max_delay: float) -> None:
+        """`max_queue` and `max_delay` as `zoo.serving.batching.Batcher` has them."""
         self.model = model
         self.pace = pace
         self.requests = Requests(model)
         self.metrics = ModelMetrics(model.name, model.version, model.labels)
-        self.batcher = Batcher(self._infer, pace, max_queue=max_queue, called=self._called)
+        self.batcher = Batcher(self._infer, pace, max_queue=max_queue, max_delay=max_delay, called=self._called)
         self._counted: dict[str, NDArray[Any]] = {}
 
     def _infer(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
