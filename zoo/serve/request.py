@@ -70,6 +70,8 @@ class ServeRequest:
     """Without one of them nothing but the health of the server is told; where there are none, all is."""
     tls: Tls | None = None
     access_log: bool = False
+    trace: bool = False
+    """Whether OpenTelemetry traces are sent."""
     limits: Limits = field(default_factory=Limits)
     ending: Ending = field(default_factory=Ending)
 

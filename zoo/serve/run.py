@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ModelError, UsageError, ZooError, did_you_mean
 from zoo.progress import Progress
@@ -27,6 +27,9 @@ from zoo.serving.log import AccessLog
 from zoo.serving.loop import new_event_loop
 from zoo.serving.models import Models, Served
 from zoo.serving.repository import RepositoryControl
+
+if TYPE_CHECKING:
+    from zoo.serving.tracing import Tracing
 
 
 def load_model(place: Place, request: ServeRequest, progress: Progress | None = None) -> ServedOnnx:
@@ -84,6 +87,7 @@ def serve_on(
 
     models = Models(canaries=request.canaries, shadows=request.shadows)
 
+    tracing = _tracing() if request.trace else None
     budget = MemoryBudget(request.memory_budget) if request.memory_budget is not None else None
 
     def load(place: Place) -> Loaded:
@@ -99,7 +103,7 @@ def serve_on(
 
     def put(found: Loaded) -> None:
         settings = request.settings_of(found[0].name)
-        models.put(Served(*found, max_queue=settings.max_queue, max_delay=settings.max_delay))
+        models.put(Served(*found, max_queue=settings.max_queue, max_delay=settings.max_delay, tracing=tracing))
 
     def remove(place: Place) -> Awaitable[None]:
         return models.remove(place.name, str(place.version))
@@ -122,19 +126,27 @@ def serve_on(
     async def run() -> None:
         for each in loaded:
             put(each)
-        await _serve(listener, request, models, repository, ready, siblings)
+        await _serve(
+            listener, request, models=models, repository=repository, ready=ready, siblings=siblings, tracing=tracing
+        )
 
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(run())
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(run())
+    finally:
+        if tracing is not None:
+            tracing.close()
 
 
 async def _serve(
     listener: socket.socket,
     request: ServeRequest,
+    *,
     models: Models,
     repository: Repository,
     ready: Ready,
     siblings: Siblings | None,
+    tracing: Tracing | None,
 ) -> None:
     inference = Inference(
         models, timeout=request.timeout or None, workers=request.settings.threads or available_threads()
@@ -144,14 +156,20 @@ async def _serve(
     app = App(models, inference, control, required=repository.required, max_body=request.limits.body)
     refuse = Guard(request.api_keys) if request.api_keys else None
     finished = AccessLog() if request.access_log else None
-    connections = Connections(app, limits=request.limits, refuse=refuse, finished=finished)
+    handler = app if tracing is None else tracing.of_http(app)
+    connections = Connections(handler, limits=request.limits, refuse=refuse, finished=finished)
     app.connections = lambda: len(connections.all)
     door, grpc_port = None, None
     if request.grpc_port is not None:
         from zoo.serving.grpc import GrpcServer
 
         door = GrpcServer(
-            app, max_body=request.limits.body, shared=siblings is not None, refuse=refuse, finished=finished
+            app,
+            max_body=request.limits.body,
+            shared=siblings is not None,
+            refuse=refuse,
+            finished=finished,
+            tracing=tracing,
         )
         grpc_port = door.bind(request.host, request.grpc_port, request.tls)
     tls = request.tls.context() if request.tls else None
@@ -166,6 +184,12 @@ async def _serve(
         await server.run(lambda: ready(names, grpc_port), request.ending, beside)
     finally:
         inference.close()
+
+
+def _tracing() -> Tracing:
+    from zoo.serving.tracing import Tracing
+
+    return Tracing()
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -54,7 +54,7 @@ class Pace:
 class Job:
     """The rows of one request, and who waits for the answer."""
 
-    __slots__ = ("deadline", "feeds", "future", "key", "outputs", "queued", "rows")
+    __slots__ = ("deadline", "feeds", "future", "key", "mark", "outputs", "queued", "rows")
 
     def __init__(
         self,
@@ -62,7 +62,9 @@ class Job:
         outputs: tuple[str, ...],
         deadline: float,
         future: asyncio.Future[Arrays],
+        mark: object,
     ) -> None:
+        self.mark = mark
         self.feeds = feeds
         self.outputs = outputs
         self.deadline = deadline
@@ -87,15 +89,18 @@ class Batcher:
         max_queue: int = 256,
         max_delay: float = 0.0,
         called: Callable[[Sequence[Job], float, float], None] | None = None,
+        mark: Callable[[], object] | None = None,
     ) -> None:
         """`max_queue`: rows that may wait. `max_delay`: seconds that a request waits for others while its call has
-        room for them. `called` is told of each call: jobs, when it began, and its seconds."""
+        room for them. `called` is told of each call: jobs, when it began, and its seconds; `mark` gives
+        what jobs are marked with for it."""
         self._infer = infer
         self._pace = pace
         self._max_queue = max_queue
         self._max_delay = max_delay
         self._delayed: asyncio.TimerHandle | None = None
         self._called = called
+        self._mark = mark
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Job] = deque()
         self._rows = 0
@@ -127,7 +132,8 @@ class Batcher:
         expected = self.expected_seconds
         if self._rows >= self._max_queue or monotonic() + expected > deadline:
             raise OverloadedError("too many requests: the queue is full; try again later", expected)
-        job = Job(feeds, outputs, deadline, self._loop.create_future())
+        mark = self._mark() if self._mark is not None else None
+        job = Job(feeds, outputs, deadline, self._loop.create_future(), mark)
         self._queue.append(job)
         self._rows += job.rows
         if not self._busy:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 from google.protobuf.json_format import ParseDict
@@ -22,6 +22,9 @@ from zoo.serving.http import Finished, Refuse, Request, Response
 from zoo.serving.protocol import EXTENSIONS, model_config, model_metadata
 from zoo.serving.tensors import ProtocolError
 
+if TYPE_CHECKING:
+    from zoo.serving.tracing import Trace, Tracing
+
 _INFERENCE = "inference.GRPCInferenceService"
 _HEALTH = "grpc.health.v1.Health"
 _OPEN = frozenset({f"/{_INFERENCE}/ServerLive", f"/{_INFERENCE}/ServerReady", f"/{_HEALTH}/Check"})
@@ -30,11 +33,13 @@ _WATCH_SECONDS = 1.0
 _LEFT = 499
 """Said in the log of calls that ended without an answer, as nginx says it of HTTP."""
 _CODES = {
+    200: grpc.StatusCode.OK,
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    _LEFT: grpc.StatusCode.CANCELLED,
     500: grpc.StatusCode.INTERNAL,
     501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
@@ -69,13 +74,21 @@ class GrpcServer:
     """A port beside the HTTP one."""
 
     def __init__(
-        self, app: App, *, max_body: int, shared: bool, refuse: Refuse | None, finished: Finished | None
+        self,
+        app: App,
+        *,
+        max_body: int,
+        shared: bool,
+        refuse: Refuse | None,
+        finished: Finished | None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`refuse` and `finished` as `zoo.serving.http.Connections` has them; `shared`: other processes take the same
         port."""
         self._app = app
         self._refuse = refuse
         self._finished = finished
+        self._tracing = tracing
         self._stopping = asyncio.Event()
         self._server = grpc.aio.server(
             options=[
@@ -142,6 +155,7 @@ class GrpcServer:
 
         async def answer(asked: Any, context: Context) -> Any:
             heard = _as_request(path, context)
+            trace = self._tracing.of_grpc(heard) if self._tracing is not None and path not in _OPEN else None
             await context.send_initial_metadata((("x-request-id", heard.id.decode()),))
             try:
                 refusal = self._refuse(heard) if self._refuse is not None and path not in _OPEN else None
@@ -149,23 +163,25 @@ class GrpcServer:
                     raise ProtocolError("no valid API key; send it as authorization or x-api-key", refusal.status)
                 value = await method(asked, context)
             except ProtocolError as error:
-                self._end(heard, error.status)
-                await context.abort(_CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), str(error))
+                self._end(heard, error.status, trace)
+                await context.abort(_code(error.status), str(error))
             except asyncio.CancelledError:  # the client left, or the server could not wait any longer
-                self._end(heard, _LEFT)
+                self._end(heard, _LEFT, trace)
                 raise
             except Exception as error:
                 _log.error("failed at %s", path, exc_info=error)
-                self._end(heard, 500)
+                self._end(heard, 500, trace)
                 await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the server's log")
-            self._end(heard, 200)
+            self._end(heard, 200, trace)
             return value
 
         return grpc.unary_unary_rpc_method_handler(
             answer, request_deserializer=message(name).FromString, response_serializer=_serialize
         )
 
-    def _end(self, request: Request, status: int) -> None:
+    def _end(self, request: Request, status: int, trace: Trace | None) -> None:
+        if trace is not None:
+            trace.end("rpc.grpc.status_code", _code(status).value[0], failed=status >= 499)
         if self._finished is not None:
             self._finished(request, Response(b"", status=status))
 
@@ -258,6 +274,10 @@ class GrpcServer:
         if service not in ("", _INFERENCE):
             return "SERVICE_UNKNOWN"
         return "SERVING" if self._app.ready and not self._stopping.is_set() else "NOT_SERVING"
+
+
+def _code(status: int) -> Any:
+    return _CODES.get(status, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 def _as_request(path: str, context: Context) -> Request:

@@ -104,6 +104,9 @@ def _serve(
     tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
     tls_client_ca: Annotated[Path | None, typer.Option(help="Only clients with a certificate of these (PEM).")] = None,
     access_log: Annotated[bool, typer.Option(help="A line of JSON for each request, on standard error.")] = False,
+    trace: Annotated[
+        bool, typer.Option(help="OpenTelemetry traces (extra `otel`), sent to where OTEL_* variables say.")
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -132,6 +135,8 @@ def _serve(
 
     if grpc_port is not None and not (find_spec("grpc") and find_spec("google.protobuf")):
         raise MissingExtraError("grpcio or protobuf is not installed: --grpc-port needs them; pip install 'zoo[grpc]'")
+    if trace and not _has_otel():
+        raise MissingExtraError("the OTLP exporter is not installed: --trace needs it; pip install 'zoo[otel]'")
     if grpc_port == 0 and workers > 1:
         raise UsageError("--grpc-port 0 with --workers: each process would take another port; give a number")
     settings = ModelSettings(threads=threads, max_batch=max_batch, max_queue=max_queue, max_delay=max_delay)
@@ -153,6 +158,7 @@ def _serve(
         api_keys=_read_keys(api_keys),
         tls=_tls(tls_cert, tls_key, tls_client_ca),
         access_log=access_log,
+        trace=trace,
         limits=Limits(body=max_body * 2**20, connections=max_connections, receive_seconds=receive_seconds),
         ending=Ending(delay=drain_delay, drain=drain),
     )
@@ -170,6 +176,15 @@ def _serve(
             out.remark(f"gRPC on {grpc}")
 
     serve(request, ready, progress=out.progress)
+
+
+def _has_otel() -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:  # not even the packages it would be in
+        return False
 
 
 def _own_settings(tables: object, settings: ModelSettings) -> dict[str, ModelSettings]:
