@@ -48,6 +48,10 @@ class ServeRequest:
     grpc_port: int | None = None
     """Of the gRPC form of the protocol; None is off."""
     device: Device = "auto"
+    device_id: int = 0
+    """Which NVIDIA device."""
+    cpus: tuple[int, ...] = ()
+    """Processors to run on, in equal shares for each process; none is any."""
     workers: int = 1
     """Processes that serve the same port."""
     settings: ModelSettings = field(default_factory=ModelSettings)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ModelError, UsageError, ZooError, did_you_mean
 from zoo.progress import Progress
+from zoo.runtime.cpus import pin_to
 from zoo.runtime.golden import check_golden
 from zoo.runtime.model import OnnxModel
 from zoo.runtime.threads import available_threads
@@ -39,7 +40,9 @@ def load_model(place: Place, request: ServeRequest, progress: Progress | None = 
     answers otherwise.
     """
     threads = request.settings_of(place.name).threads
-    model = OnnxModel(place.path, device=request.device, threads=threads, progress=progress)
+    model = OnnxModel(
+        place.path, device=request.device, device_id=request.device_id, threads=threads, progress=progress
+    )
     if model.manifest is not None:
         check_golden(model)
     return ServedOnnx(model, name=place.name, version=str(place.version))
@@ -56,8 +59,10 @@ def serve(
     and the address of gRPC, where it is on, once they answer.
 
     Raises ZooError where the port cannot be had, UsageError for certificates that cannot be used, and the errors of
-    `Repository.load_all`.
+    `pin_to` and `Repository.load_all`.
     """
+    if request.cpus:
+        pin_to(request.cpus)
     if request.tls is not None:
         request.tls.context()
     with closing(_bind(request.host, request.port)) as listener:
@@ -70,7 +75,7 @@ def serve(
         if request.workers > 1:
             from zoo.serve.workers import Supervisor
 
-            Supervisor(listener, request).run(announce)
+            Supervisor(listener, request, progress).run(announce)
         else:
             serve_on(listener, request, announce, progress=progress)
 

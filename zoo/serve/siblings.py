@@ -6,12 +6,15 @@ Each counts, and each is asked for the counts of all; what one is asked to load 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from secrets import token_hex
 from typing import Any, Literal
 
 from zoo.errors import ModelError, ZooError
+from zoo.progress import Silent
 from zoo.serve.changes import Change, Outcome
 from zoo.serve.repository import Repository
 from zoo.serving.metrics import ModelMetrics
@@ -21,11 +24,19 @@ from zoo.serving.repository import IndexEntry
 _SECONDS = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A fact worth a line, which the process that started the others tells once."""
+
+    text: str
+
+
 class Siblings:
     """The line from a process that serves to the one that started it, which passes on what the others have counted."""
 
     def __init__(self, line: Connection, *, unloaded: Collection[str]) -> None:
         self._line = line
+        self._sending = threading.Lock()
         self.unloaded = unloaded
         """Names of models that the others have unloaded before this process was there."""
         self._asked: dict[Change, asyncio.Future[Outcome]] = {}
@@ -33,17 +44,22 @@ class Siblings:
 
     def started(self, names: list[str], grpc_port: int | None) -> None:
         """Says that this process answers."""
-        self._line.send((names, grpc_port))
+        self.send((names, grpc_port))
 
     def failed(self, error: Exception) -> None:
         """Says why this process does not answer."""
-        self._line.send(error)
+        self.send(error)
+
+    def send(self, message: object) -> None:
+        """Says something to the process that started this one; from any thread."""
+        with self._sending:
+            self._line.send(message)
 
     async def everywhere(self, action: Literal["load", "unload"], name: str) -> None:
         """Loads or unloads a model in all processes. Raises ModelError where one of them cannot."""
         change = Change(action=action, name=name, token=token_hex())
         self._asked[change] = asyncio.get_running_loop().create_future()
-        self._line.send(change)
+        self.send(change)
         outcome = await self._asked[change]
         if outcome.error is not None:
             raise ModelError(outcome.error)
@@ -73,7 +89,7 @@ class Siblings:
         try:
             while True:
                 await asyncio.sleep(_SECONDS)
-                self._line.send([served.metrics for served in models])
+                self.send([served.metrics for served in models])
         except OSError:
             orphaned()
         finally:
@@ -85,7 +101,18 @@ class Siblings:
             await (repository.load if change.action == "load" else repository.unload)(change.name)
         except ZooError as refused:
             error = str(refused)
-        self._line.send(Outcome(change=change, error=error, unloaded=frozenset(repository.unloaded)))
+        self.send(Outcome(change=change, error=error, unloaded=frozenset(repository.unloaded)))
+
+
+class Remarks(Silent):
+    """What a process among others says of its work."""
+
+    def __init__(self, siblings: Siblings) -> None:
+        self._siblings = siblings
+
+    def say(self, message: str) -> None:
+        """Has a fact told."""
+        self._siblings.send(Remark(message))
 
 
 class SharedRepository:

@@ -11,16 +11,18 @@ import logging
 import multiprocessing
 import signal
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from time import monotonic, sleep
 
 from zoo.errors import ZooError
+from zoo.progress import Progress, Silent
+from zoo.runtime.cpus import pin_to, share_cpus
 from zoo.serve.changes import Change, Changes, Outcome
 from zoo.serve.request import ServeRequest
 from zoo.serve.run import Ready, serve_on
-from zoo.serve.siblings import Siblings, by_version
+from zoo.serve.siblings import Remark, Remarks, Siblings, by_version
 from zoo.serving.metrics import ModelMetrics
 
 _POLL_SECONDS = 0.2
@@ -40,9 +42,16 @@ class _Worker:
 class Supervisor:
     """Keeps so many processes serving, and passes on what each has counted to the others."""
 
-    def __init__(self, listener: socket.socket, request: ServeRequest) -> None:
+    def __init__(self, listener: socket.socket, request: ServeRequest, progress: Progress | None) -> None:
+        """`progress` is told what the processes say, once where all say the same.
+
+        Raises UsageError where there are fewer processors than processes.
+        """
+        self._progress = progress or Silent()
+        self._told: set[str] = set()
         self._listener = listener
         self._request = request
+        self._shares = share_cpus(request.cpus, request.workers) if request.cpus else [()] * request.workers
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
         self._gone: list[ModelMetrics] = []
@@ -57,7 +66,7 @@ class Supervisor:
         """
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            self._workers = [self._start() for _ in range(self._request.workers)]
+            self._workers = [self._start(number) for number in range(self._request.workers)]
             words = [self._first_word(worker) for worker in self._workers]
             if not self._stops:
                 ready(*words[0])
@@ -77,10 +86,11 @@ class Supervisor:
             if worker.process.is_alive():
                 worker.process.terminate()
 
-    def _start(self) -> _Worker:
+    def _start(self, number: int) -> _Worker:
         ours, theirs = self._context.Pipe()
+        request = replace(self._request, cpus=self._shares[number])
         process = self._context.Process(
-            target=_work, args=(self._listener, self._request, theirs, self._changes.unloaded), name="zoo serve"
+            target=_work, args=(self._listener, request, theirs, self._changes.unloaded), name="zoo serve"
         )
         process.start()
         theirs.close()
@@ -88,7 +98,8 @@ class Supervisor:
 
     def _first_word(self, worker: _Worker) -> tuple[list[str], int | None]:
         try:
-            said = worker.line.recv()
+            while isinstance(said := worker.line.recv(), Remark):
+                self._tell(said)
         except EOFError:
             if self._stops:
                 return [], None
@@ -114,7 +125,7 @@ class Supervisor:
                 worker.line.close()
                 # One that ends at once must not be started in a busy loop.
                 sleep(max(0.0, worker.started + _RESTART_SECONDS - monotonic()))
-                self._workers[number] = self._start()
+                self._workers[number] = self._start(number)
 
     def _listen_to(self, worker: _Worker) -> None:
         try:
@@ -122,6 +133,8 @@ class Supervisor:
                 said = worker.line.recv()
                 if isinstance(said, Exception):
                     _log.error("a process of the server cannot begin: %s", said)
+                elif isinstance(said, Remark):
+                    self._tell(said)
                 elif isinstance(said, Change):
                     self._changes.begin(said, worker.line, [each.line for each in self._workers])
                 elif isinstance(said, Outcome):
@@ -132,6 +145,11 @@ class Supervisor:
                     worker.line.send([*self._gone, *others])
         except (EOFError, OSError):
             return  # it has ended, which is seen elsewhere
+
+    def _tell(self, remark: Remark) -> None:
+        if remark.text not in self._told:
+            self._told.add(remark.text)
+            self._progress.say(remark.text)
 
     def _end(self) -> None:
         ending = self._request.ending
@@ -145,6 +163,8 @@ def _work(listener: socket.socket, request: ServeRequest, line: Connection, unlo
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     siblings = Siblings(line, unloaded=unloaded)
     try:
-        serve_on(listener, request, siblings.started, siblings=siblings)
+        if request.cpus:
+            pin_to(request.cpus)
+        serve_on(listener, request, siblings.started, progress=Remarks(siblings), siblings=siblings)
     except ZooError as error:
         siblings.failed(error)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zoo_cli.command import command
-from zoo_cli.options import Device, Threads
+from zoo_cli.options import Threads
 from zoo_cli.render import Output
 
 if TYPE_CHECKING:
@@ -56,7 +56,12 @@ def _serve(
     grpc_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port of gRPC (extra `grpc`); 0 takes any free one.")
     ] = None,
-    device: Device = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto: CUDA where a device answers, else the CPU; cuda:1: the second one.")
+    ] = "auto",
+    cpus: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Processors to run on, such as 0-3,8; --workers share them.")
+    ] = None,
     threads: Threads = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes behind the same port, each with so many --threads.")
@@ -126,6 +131,8 @@ def _serve(
     from importlib.util import find_spec
 
     from zoo.errors import MissingExtraError, UsageError
+    from zoo.runtime.cpus import read_cpus
+    from zoo.runtime.session import read_device
     from zoo.serve.request import ServeRequest
     from zoo.serve.run import serve
     from zoo.serve.settings import ModelSettings
@@ -139,13 +146,16 @@ def _serve(
         raise MissingExtraError("the OTLP exporter is not installed: --trace needs it; pip install 'zoo[otel]'")
     if grpc_port == 0 and workers > 1:
         raise UsageError("--grpc-port 0 with --workers: each process would take another port; give a number")
+    provider, device_id = read_device(device)
     settings = ModelSettings(threads=threads, max_batch=max_batch, max_queue=max_queue, max_delay=max_delay)
     request = ServeRequest(
         models=tuple(models),
         host=host,
         port=port,
         grpc_port=grpc_port,
-        device=device,
+        device=provider,
+        device_id=device_id,
+        cpus=() if cpus is None else read_cpus(cpus, "--cpus"),
         workers=workers,
         settings=settings,
         own_settings=_own_settings(context.meta.get(_TABLES, {}), settings),
