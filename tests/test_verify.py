@@ -22,6 +22,7 @@ from zoo.runtime.session import cuda_devices
 from zoo.serve.repository import Place
 from zoo.serve.request import ServeRequest
 from zoo.serve.run import load_model
+from zoo.serve.settings import ModelSettings
 
 Zoo = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -171,5 +172,7 @@ def test_models_of_an_earlier_zoo_are_taken(model: Path, zoo: Zoo, tmp_path: Pat
     Image.fromarray(draw("dots", 5)).save(tmp_path / "dots.png")
     [answer] = json.loads(zoo("predict", old, tmp_path / "dots.png", "--device", "cpu", "--json").stdout)
     assert answer["label"] == "dots"
-    served = load_model(Place("old", 1, old), ServeRequest(models=(old,), device="cpu", threads=1))
+    served = load_model(
+        Place("old", 1, old), ServeRequest(models=(old,), device="cpu", settings=ModelSettings(threads=1))
+    )
     assert served.labels["probabilities"] == ("bars", "dots", "rings")

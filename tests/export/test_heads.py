@@ -34,6 +34,7 @@ from zoo.runtime.model import OnnxModel
 from zoo.serve.repository import Place
 from zoo.serve.request import ServeRequest
 from zoo.serve.run import load_model
+from zoo.serve.settings import ModelSettings
 from zoo.serving.protocol import Requests, build_response, model_metadata
 
 Zoo = Callable[..., subprocess.CompletedProcess[str]]
@@ -184,7 +185,9 @@ def test_every_command_knows_heads(both: Path, run: Path, form: Path, forms: Pat
 
 
 def test_the_server_names_labels_of_the_right_head(both: Path) -> None:
-    served = load_model(Place("both", 1, both), ServeRequest(models=(both,), device="cpu", threads=1))
+    served = load_model(
+        Place("both", 1, both), ServeRequest(models=(both,), device="cpu", settings=ModelSettings(threads=1))
+    )
     assert json.loads(model_metadata(served, ["1"])["properties"]["labels_form"]) == ["curved", "straight"]
     wanted = [{"name": name, "parameters": {"classification": 1}} for name in ("probabilities_form", "probabilities")]
     image = {"name": "image", "shape": [1, 40, 48, 3], "datatype": "UINT8", "data": draw("rings", 5).ravel().tolist()}

@@ -34,6 +34,7 @@ from zoo.runtime.model import OnnxModel
 from zoo.serve.repository import Place
 from zoo.serve.request import ServeRequest
 from zoo.serve.run import load_model
+from zoo.serve.settings import ModelSettings
 from zoo.specs import ImageInput
 
 
@@ -78,7 +79,10 @@ def test_int8_is_kept_where_it_is_faster_and_as_good(
     assert {entry.domain: entry.version for entry in proto.opset_import}[""] == 20
     assert (proto.ir_version, "QuantizeLinear" in {node.op_type for node in proto.graph.node}) == (10, True)
     # Answers are those that the file itself gave where it was made: it is served.
-    load_model(Place("found", 1, found.path), ServeRequest(models=(found.path,), device="cpu", threads=1))
+    load_model(
+        Place("found", 1, found.path),
+        ServeRequest(models=(found.path,), device="cpu", settings=ModelSettings(threads=1)),
+    )
 
 
 @pytest.mark.parametrize(

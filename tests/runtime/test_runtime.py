@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from zoo.errors import DeviceError, ModelError
+from zoo.runtime.cpus import read_cpus, share_cpus
 from zoo.runtime.golden import golden_image
 from zoo.runtime.session import cuda_devices, open_session
 from zoo.runtime.threads import available_threads
@@ -38,6 +39,22 @@ def test_threads_follow_the_cgroup(
 def test_session_uses_those_threads(model: Path) -> None:
     assert open_session(model, device="cpu").get_session_options().intra_op_num_threads == available_threads()
     assert open_session(model, device="cpu", threads=1).get_session_options().intra_op_num_threads == 1
+
+
+def test_processors_are_shared_by_neighbours() -> None:
+    assert read_cpus("0-3, 8", "--cpus") == (0, 1, 2, 3, 8)
+    assert share_cpus((0, 1, 2, 3, 8), 2) == [(0, 1), (2, 3, 8)]
+    assert share_cpus((4,), 1) == [(4,)]
+
+
+@pytest.mark.gpu
+def test_cuda_devices_have_numbers(model: Path) -> None:
+    assert (
+        open_session(model, device="cuda", device_id=0).get_provider_options()["CUDAExecutionProvider"]["device_id"]
+        == "0"
+    )
+    with pytest.raises(DeviceError, match=f"device not there: 'cuda:{cuda_devices()}'"):
+        open_session(model, device="cuda", device_id=cuda_devices())
 
 
 @pytest.mark.skipif(cuda_devices() > 0, reason="there is a CUDA device")

@@ -58,6 +58,30 @@ def test_what_waits_goes_together(inline: bool) -> None:
     assert (threading.main_thread().name in model.threads) == inline
 
 
+def test_with_a_delay_requests_wait_for_others_until_their_call_is_full() -> None:
+    model = _Doubling()
+
+    async def main() -> tuple[float, float]:
+        batcher = Batcher(model, Pace(max_batch=2, row_seconds=0.0), max_delay=0.3)
+        began = time.monotonic()
+        first = batcher.submit(_x(1), ("y",), inf)
+        await asyncio.sleep(0.05)
+        await asyncio.gather(first, batcher.submit(_x(2), ("y",), inf))
+        full = time.monotonic() - began
+        await batcher.submit(_x(3), ("y",), inf)  # nobody else comes
+        alone = time.monotonic() - began - full
+        waiting = batcher.submit(_x(4), ("y",), inf)
+        await asyncio.sleep(0)
+        await batcher.close()  # which waits for nobody
+        assert waiting.done()
+        return full, alone
+
+    full, alone = asyncio.run(main())
+    assert model.rows == [2, 1, 1]
+    assert 0.05 <= full < 0.25
+    assert alone >= 0.29
+
+
 def test_more_rows_than_a_call_should_have_do_not_hold_up_the_loop() -> None:
     model = _Doubling()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +15,11 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import pytest
 from servers import Server, Start
+
+from zoo.runtime.settings import SessionSettings
+from zoo.runtime.tuned import Tuned, circumstances, write_tuned
 
 TENSORS = (
     b'{"inputs": [{"name": "a", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]},'
@@ -68,9 +75,8 @@ def test_one_that_is_killed_is_replaced_and_its_counts_stay(start: Start, tensor
         thread.start()
     time.sleep(0.5)
     os.kill(first, signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while (len(_children(server)) < 2 or first in _children(server)) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    untold = answered[0]  # what it has counted since it last told
+    _wait(lambda: len(_children(server)) == 2 and first not in _children(server))
     time.sleep(3)
     over.set()
     for thread in threads:
@@ -79,8 +85,31 @@ def test_one_that_is_killed_is_replaced_and_its_counts_stay(start: Start, tensor
     assert len(failed) <= 4
     assert answered[0] > 100
     time.sleep(2.5)
-    assert _inferences(server) >= answered[0]
+    assert _inferences(server) >= 20 + answered[0] - untold
     assert "a process of the server has ended (-9); it is replaced" in server.stop()
+
+
+def test_models_are_loaded_and_unloaded_in_all(start: Start, tensor_model: Path) -> None:
+    server = start(tensor_model, "--workers", "2", "--allow-load")
+
+    def answers() -> set[int]:
+        """Each connection may reach the other process."""
+        return {server.ask("POST", "/v2/models/plain/infer", TENSORS)[0] for _ in range(20)}
+
+    assert server.ask("POST", "/v2/repository/models/plain/unload", b"{}") == (200, {})
+    assert answers() == {404}
+    # One that is started later leaves out what the others have unloaded.
+    first, second = _children(server)
+    os.kill(first, signal.SIGKILL)
+    _wait(lambda: first not in _children(server) and len(_children(server)) == 2)
+    os.kill(second, signal.SIGKILL)
+    _wait(lambda: second not in _children(server) and len(_children(server)) == 2)
+    assert answers() == {404}
+    assert server.ask("POST", "/v2/repository/models/plain/load", b"{}") == (200, {})
+    assert answers() == {200}
+    status, answer = server.ask("POST", "/v2/repository/models/other/load", b"{}")
+    assert status == 400
+    assert "failed to load 'other': no such model" in answer["error"]
 
 
 def test_a_model_that_cannot_be_served_is_told_as_by_one_process(
@@ -92,6 +121,57 @@ def test_a_model_that_cannot_be_served_is_told_as_by_one_process(
     assert "bad.onnx" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+def test_each_runs_on_its_share_of_the_processors(start: Start, tensor_model: Path) -> None:
+    two = sorted(os.sched_getaffinity(0))[:2]
+    server = start(tensor_model, "--workers", "2", "--cpus", f"{two[0]},{two[1]}")
+    server.ask("POST", "/v2/models/plain/infer", TENSORS)
+    first, second = (_processors(child) for child in _children(server))
+    assert {first, second} == {str(two[0]), str(two[1])}
+
+
+def test_all_threads_of_a_process_run_on_its_processors(
+    start: Start, tensor_model: Path, zoo: Callable[..., Any]
+) -> None:
+    last = max(os.sched_getaffinity(0))
+    server = start(tensor_model, "--cpus", str(last))
+    server.ask("POST", "/v2/models/plain/infer", TENSORS)
+    assert _processors(server.process.pid) == str(last)
+    for arguments, code, message in (
+        (("--cpus", f"{last}", "--workers", "2"), 2, "more processes than processors: 2 for 1"),
+        (("--cpus", "3-1"), 2, "--cpus: '3-1'; give numbers of processors"),
+        (("--cpus", "99999"), 6, "processors not there: 99999"),
+        (("--device", "cuda:x"), 2, "--device: 'cuda:x'; did you mean 'cuda'"),
+        (("--device", "cpu:1"), 2, "--device: 'cpu:1'; "),
+    ):
+        done = zoo("serve", tensor_model, "--port", "0", *arguments)
+        assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+
+
+def test_what_all_of_them_remark_is_told_once(model: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copy(model, tmp_path / "own.onnx"))
+    elsewhere = {**circumstances(own, "cpu"), "processor": "another"}
+    settings = SessionSettings(threads=1)
+    write_tuned(own, Tuned(settings=settings, belongs_to=elsewhere, goal="latency", batch=1, gain=1.5))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zoo_cli", "serve", own, "--port", "0", "--json", "--workers", "2", "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "url" in process.stdout.readline()
+    process.terminate()
+    assert process.communicate(timeout=60)[1].count("tuned settings not used") == 1
+
+
+def _processors(pid: int) -> str:
+    """Where all threads of a process may run, as the kernel writes it."""
+    statuses = [(task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    [allowed] = {status.partition("Cpus_allowed_list:")[2].split()[0] for status in statuses}
+    return allowed
+
+
 def test_processes_end_with_the_one_that_started_them(start: Start, tensor_model: Path) -> None:
     server = start(tensor_model, "--workers", "2")
     children = _children(server)
@@ -101,6 +181,13 @@ def test_processes_end_with_the_one_that_started_them(start: Start, tensor_model
     while any(_runs(child) for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(_runs(child) for child in children)
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.1)
 
 
 def _runs(pid: int) -> bool:

@@ -12,10 +12,10 @@ import numpy as np
 
 from zoo.errors import ModelError
 from zoo.runtime.feeds import Feeds
+from zoo.runtime.memory import process_memory
 from zoo.runtime.session import Provider, open_session
 from zoo.runtime.settings import SessionSettings
 
-_STATUS = Path("/proc/self/status")
 _RUNS = 3
 
 
@@ -25,7 +25,7 @@ def memory_mb(model: Path, feeds: Feeds, *, provider: Provider, settings: Sessio
     That of the processor, not that of a GPU. None where the system does not tell. Raises ModelError where the process
     fails.
     """
-    if not _STATUS.is_file():
+    if process_memory() is None:
         return None
     content = io.BytesIO()
     np.savez(content, **feeds)  # type: ignore[arg-type]  # its stub takes a name for an option of savez
@@ -41,16 +41,14 @@ def _main(model: str, provider: Provider, settings: str) -> None:
     """What the process of its own does: tells the growth on stdout."""
     with np.load(io.BytesIO(sys.stdin.buffer.read())) as content:
         feeds = dict(content)
-    before = _kilobytes("VmRSS")
+    before = process_memory()
     session = open_session(Path(model), device=provider, settings=SessionSettings.from_json(json.loads(settings)))
     for _ in range(_RUNS):
         session.run(None, feeds)
-    sys.stdout.write(str((_kilobytes("VmHWM") - before) / 1e3))
-
-
-def _kilobytes(name: str) -> int:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1])
+    peak = process_memory("VmHWM")
+    assert before is not None
+    assert peak is not None
+    sys.stdout.write(str((peak - before) / 1.024e6))
 
 
 if __name__ == "__main__":

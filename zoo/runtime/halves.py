@@ -53,7 +53,8 @@ def open_halves(model: OnnxModel) -> Halves | None:
     if parts is None:
         return None
     before, behind = (
-        open_session(model.path, device=model.device, settings=model.settings, content=part) for part in parts
+        open_session(model.path, device=model.device, device_id=model.device_id, settings=model.settings, content=part)
+        for part in parts
     )
     return Halves(before, behind)
 

@@ -38,6 +38,7 @@ class OnnxModel:
         path: Path,
         *,
         device: Device | Provider = "auto",
+        device_id: int = 0,
         threads: int | None = None,
         settings: SessionSettings | None = None,
         progress: Progress | None = None,
@@ -52,9 +53,9 @@ class OnnxModel:
         sealed = path.is_file() and check_seal(path)
         if settings is None:
             settings = SessionSettings(threads=threads) if threads else None
-        self.device = find_provider(device)
+        self.device, self.device_id = find_provider(device, device_id), device_id
         self.settings = settings or find_settings(path, self.device, progress)
-        self.session = open_session(path, device=self.device, settings=self.settings)
+        self.session = open_session(path, device=self.device, device_id=device_id, settings=self.settings)
         self.inputs = [_info(value) for value in self.session.get_inputs()]
         self.outputs = [_info(value) for value in self.session.get_outputs()]
         try:

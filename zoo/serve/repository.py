@@ -89,29 +89,38 @@ class Repository:
         load: Callable[[Place], Loaded],
         put: Callable[[Loaded], None],
         remove: Callable[[Place], Awaitable[None]],
+        is_required: Callable[[str], bool],
+        unloaded: Iterable[str] = (),
     ) -> None:
         """`load` raises ZooError for a file that must not be served; `put` and `remove` change what is served. What
-        `remove` gives is done once the model has answered what it was asked."""
+        `remove` gives is done once the model has answered what it was asked. `unloaded`: models to leave out."""
         self._places = places
         self._load = load
         self._put = put
         self._remove = remove
+        self._is_required = is_required
         self._tried: dict[Place, _State | None] = {}
         """Files as they were when they were loaded, or refused."""
         self._seen: dict[Place, _State | None] = {}
         self._served: set[Place] = set()
         self._refused: dict[Place, str] = {}
         """Why files are not served as they are now."""
-        self.unloaded: set[str] = set()
+        self.unloaded = set(unloaded)
         """Names of models that are out because somebody asked for it."""
+        self.required: set[str] = set()
+        """Names of models that were there at first and are required."""
         self._changing = asyncio.Lock()
 
     def load_all(self) -> list[Loaded]:
-        """What is served at first: of each model every version that may be. Raises the error of a model that has
-        none, and those of `find_models`."""
+        """What is served at first: of each model every version that may be. Raises the error of a required model that
+        has none, and those of `find_models`."""
         loaded: dict[str, list[Loaded]] = {}
         refused: dict[str, ZooError] = {}
         for place in find_models(self._places):
+            if self._is_required(place.name):
+                self.required.add(place.name)
+            if place.name in self.unloaded:
+                continue
             self._tried[place] = _State.of(place.path)
             versions = loaded.setdefault(place.name, [])
             try:
@@ -122,9 +131,14 @@ class Repository:
                 self._refused[place] = str(error)
                 _log.error("version %d of %s is not served: %s", place.version, place.name, error)
         for name, versions in loaded.items():
-            if not versions:
+            if not versions and name in self.required:
                 raise refused[name]
         return [each for versions in loaded.values() for each in versions]
+
+    @property
+    def refused(self) -> list[str]:
+        """Versions whose files are not served as they are now, such as `flowers:2`."""
+        return [f"{place.name}:{place.version}" for place in sorted(self._refused)]
 
     async def index(self) -> list[IndexEntry]:
         """All versions in files and folders, and those that are served although their files are gone."""
@@ -196,6 +210,8 @@ class Repository:
         for place in found:
             if place.name not in self.unloaded:
                 await self._look_at(place)
+        for place in self._refused.keys() - set(found) - self._served:
+            del self._refused[place], self._tried[place]
         gone = self._served.difference(found)
         for place in gone:
             _log.warning("version %d of %s is gone", place.version, place.name)
@@ -230,6 +246,7 @@ class Repository:
         for place in list(places):
             self._served.discard(place)
             self._tried.pop(place, None)
+            self._refused.pop(place, None)
             drained.append(self._remove(place))
         return drained
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from zoo.errors import UsageError
 from zoo.runtime.session import Device
+from zoo.serve.settings import ModelSettings
 from zoo.serving.http import Limits
 from zoo.serving.listen import Ending
 from zoo.serving.traffic import Share
@@ -47,14 +48,18 @@ class ServeRequest:
     grpc_port: int | None = None
     """Of the gRPC form of the protocol; None is off."""
     device: Device = "auto"
-    threads: int | None = None
-    """Of each process."""
+    device_id: int = 0
+    """Which NVIDIA device."""
+    cpus: tuple[int, ...] = ()
+    """Processors to run on, in equal shares for each process; none is any."""
     workers: int = 1
     """Processes that serve the same port."""
-    max_batch: int = 32
-    """Rows of requests that may be computed together, where that is measured to help."""
-    max_queue: int = 256
-    """Rows that may wait before each model."""
+    settings: ModelSettings = field(default_factory=ModelSettings)
+    """Of models that have none of their own."""
+    own_settings: Mapping[str, ModelSettings] = field(default_factory=dict)
+    """By model."""
+    memory_budget: int | None = None
+    """Bytes that may be resident in each process; a model that would take more is refused."""
     timeout: float = 30.0
     """Seconds after which a client is told that there is no answer in time; 0 is never."""
     canaries: Mapping[str, Share] = field(default_factory=dict)
@@ -69,5 +74,11 @@ class ServeRequest:
     """Without one of them nothing but the health of the server is told; where there are none, all is."""
     tls: Tls | None = None
     access_log: bool = False
+    trace: bool = False
+    """Whether OpenTelemetry traces are sent."""
     limits: Limits = field(default_factory=Limits)
     ending: Ending = field(default_factory=Ending)
+
+    def settings_of(self, name: str) -> ModelSettings:
+        """The settings of a model."""
+        return self.own_settings.get(name, self.settings)

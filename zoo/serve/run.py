@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ZooError
+from zoo.errors import ModelError, UsageError, ZooError, did_you_mean
 from zoo.progress import Progress
+from zoo.runtime.cpus import pin_to
 from zoo.runtime.golden import check_golden
 from zoo.runtime.model import OnnxModel
 from zoo.runtime.threads import available_threads
+from zoo.serve.budget import MemoryBudget
 from zoo.serve.model import ServedOnnx
 from zoo.serve.repository import Loaded, Place, Repository
 from zoo.serve.request import ServeRequest
-from zoo.serve.siblings import Siblings
+from zoo.serve.siblings import SharedRepository, Siblings
 from zoo.serving.app import App
 from zoo.serving.guard import Guard
 from zoo.serving.http import Connections
@@ -27,6 +29,9 @@ from zoo.serving.loop import new_event_loop
 from zoo.serving.models import Models, Served
 from zoo.serving.repository import RepositoryControl
 
+if TYPE_CHECKING:
+    from zoo.serving.tracing import Tracing
+
 
 def load_model(place: Place, request: ServeRequest, progress: Progress | None = None) -> ServedOnnx:
     """A model, loaded and checked against the answers its manifest expects.
@@ -34,10 +39,13 @@ def load_model(place: Place, request: ServeRequest, progress: Progress | None = 
     `progress` is told where tuned settings beside it are not used. Raises ModelError for a file that does not load or
     answers otherwise.
     """
-    model = OnnxModel(place.path, device=request.device, threads=request.threads, progress=progress)
+    settings = request.settings_of(place.name)
+    model = OnnxModel(
+        place.path, device=request.device, device_id=request.device_id, threads=settings.threads, progress=progress
+    )
     if model.manifest is not None:
         check_golden(model)
-    return ServedOnnx(model, name=place.name, version=str(place.version), max_batch=request.max_batch)
+    return ServedOnnx(model, name=place.name, version=str(place.version), max_batch=settings.max_batch)
 
 
 Ready = Callable[[list[str], int | None], None]
@@ -51,8 +59,10 @@ def serve(
     and the address of gRPC, where it is on, once they answer.
 
     Raises ZooError where the port cannot be had, UsageError for certificates that cannot be used, and the errors of
-    `Repository.load_all`.
+    `pin_to` and `Repository.load_all`.
     """
+    if request.cpus:
+        pin_to(request.cpus)
     if request.tls is not None:
         request.tls.context()
     with closing(_bind(request.host, request.port)) as listener:
@@ -65,7 +75,7 @@ def serve(
         if request.workers > 1:
             from zoo.serve.workers import Supervisor
 
-            Supervisor(listener, request).run(announce)
+            Supervisor(listener, request, progress).run(announce)
         else:
             serve_on(listener, request, announce, progress=progress)
 
@@ -82,48 +92,88 @@ def serve_on(
 
     models = Models(canaries=request.canaries, shadows=request.shadows)
 
+    tracing = _tracing() if request.trace else None
+    budget = MemoryBudget(request.memory_budget) if request.memory_budget is not None else None
+
     def load(place: Place) -> Loaded:
+        if budget is not None:
+            budget.check_file(place.path)
         model = load_model(place, request, progress)
+        excess = budget.excess(place.path) if budget is not None else None
+        if excess is not None:
+            del model  # which the traceback of the error would keep
+            raise ModelError(excess)
         return model, model.pace
 
     def put(found: Loaded) -> None:
-        models.put(Served(*found, max_queue=request.max_queue))
+        settings = request.settings_of(found[0].name)
+        models.put(Served(*found, max_queue=settings.max_queue, max_delay=settings.max_delay, tracing=tracing))
 
+    def remove(place: Place) -> Awaitable[None]:
+        return models.remove(place.name, str(place.version))
+
+    unloaded = siblings.unloaded if siblings is not None else ()
     repository = Repository(
-        request.models, load=load, put=put, remove=lambda place: models.remove(place.name, str(place.version))
+        request.models,
+        load=load,
+        put=put,
+        remove=remove,
+        is_required=lambda name: request.settings_of(name).required,
+        unloaded=unloaded,
     )
     loaded = repository.load_all()
+    for name, settings in request.own_settings.items():
+        if settings.required and name not in repository.required:
+            hint = did_you_mean(name, repository.required) or "correct the name"
+            raise UsageError(f"[model.{name}] is none of the models: {name!r}; {hint}, or say required = false")
 
     async def run() -> None:
         for each in loaded:
             put(each)
-        await _serve(listener, request, models, repository, ready, siblings)
+        await _serve(
+            listener, request, models=models, repository=repository, ready=ready, siblings=siblings, tracing=tracing
+        )
 
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(run())
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(run())
+    finally:
+        if tracing is not None:
+            tracing.close()
 
 
 async def _serve(
     listener: socket.socket,
     request: ServeRequest,
+    *,
     models: Models,
     repository: Repository,
     ready: Ready,
     siblings: Siblings | None,
+    tracing: Tracing | None,
 ) -> None:
-    inference = Inference(models, timeout=request.timeout or None, workers=request.threads or available_threads())
-    control = RepositoryControl(repository, may_load=request.allow_load)
-    app = App(models, inference, control, max_body=request.limits.body)
+    inference = Inference(
+        models, timeout=request.timeout or None, workers=request.settings.threads or available_threads()
+    )
+    shared = repository if siblings is None else SharedRepository(repository, siblings)
+    control = RepositoryControl(shared, may_load=request.allow_load)
+    app = App(models, inference, control, required=repository.required, max_body=request.limits.body)
     refuse = Guard(request.api_keys) if request.api_keys else None
     finished = AccessLog() if request.access_log else None
-    connections = Connections(app, limits=request.limits, refuse=refuse, finished=finished)
+    handler = app if tracing is None else tracing.of_http(app)
+    connections = Connections(handler, limits=request.limits, refuse=refuse, finished=finished)
     app.connections = lambda: len(connections.all)
     door, grpc_port = None, None
     if request.grpc_port is not None:
         from zoo.serving.grpc import GrpcServer
 
         door = GrpcServer(
-            app, max_body=request.limits.body, shared=siblings is not None, refuse=refuse, finished=finished
+            app,
+            max_body=request.limits.body,
+            shared=siblings is not None,
+            refuse=refuse,
+            finished=finished,
+            tracing=tracing,
         )
         grpc_port = door.bind(request.host, request.grpc_port, request.tls)
     tls = request.tls.context() if request.tls else None
@@ -132,11 +182,18 @@ async def _serve(
     if request.poll:
         beside.append(repository.watch(request.poll))
     if siblings is not None:
-        beside.append(siblings.exchange(models, server.stop))
+        beside.append(siblings.exchange(models, repository, server.stop))
+    names = sorted({served.model.name for served in models})
     try:
-        await server.run(lambda: ready(sorted(app.required), grpc_port), request.ending, beside)
+        await server.run(lambda: ready(names, grpc_port), request.ending, beside)
     finally:
         inference.close()
+
+
+def _tracing() -> Tracing:
+    from zoo.serving.tracing import Tracing
+
+    return Tracing()
 
 
 def _bind(host: str, port: int) -> socket.socket:

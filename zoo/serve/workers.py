@@ -11,15 +11,18 @@ import logging
 import multiprocessing
 import signal
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from time import monotonic, sleep
 
 from zoo.errors import ZooError
+from zoo.progress import Progress, Silent
+from zoo.runtime.cpus import pin_to, share_cpus
+from zoo.serve.changes import Change, Changes, Outcome
 from zoo.serve.request import ServeRequest
 from zoo.serve.run import Ready, serve_on
-from zoo.serve.siblings import Siblings, by_version
+from zoo.serve.siblings import Remark, Remarks, Siblings, by_version
 from zoo.serving.metrics import ModelMetrics
 
 _POLL_SECONDS = 0.2
@@ -39,13 +42,21 @@ class _Worker:
 class Supervisor:
     """Keeps so many processes serving, and passes on what each has counted to the others."""
 
-    def __init__(self, listener: socket.socket, request: ServeRequest) -> None:
+    def __init__(self, listener: socket.socket, request: ServeRequest, progress: Progress | None) -> None:
+        """`progress` is told what the processes say, once where all say the same.
+
+        Raises UsageError where there are fewer processors than processes.
+        """
+        self._progress = progress or Silent()
+        self._told: set[str] = set()
         self._listener = listener
         self._request = request
+        self._shares = share_cpus(request.cpus, request.workers) if request.cpus else [()] * request.workers
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
         self._gone: list[ModelMetrics] = []
         """Counts of processes that have ended: totals never go down."""
+        self._changes = Changes()
         self._stops = 0
 
     def run(self, ready: Ready) -> None:
@@ -55,7 +66,7 @@ class Supervisor:
         """
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            self._workers = [self._start() for _ in range(self._request.workers)]
+            self._workers = [self._start(number) for number in range(self._request.workers)]
             words = [self._first_word(worker) for worker in self._workers]
             if not self._stops:
                 ready(*words[0])
@@ -75,16 +86,20 @@ class Supervisor:
             if worker.process.is_alive():
                 worker.process.terminate()
 
-    def _start(self) -> _Worker:
+    def _start(self, number: int) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(self._listener, self._request, theirs), name="zoo serve")
+        request = replace(self._request, cpus=self._shares[number])
+        process = self._context.Process(
+            target=_work, args=(self._listener, request, theirs, self._changes.unloaded), name="zoo serve"
+        )
         process.start()
         theirs.close()
         return _Worker(process=process, line=ours, started=monotonic())
 
     def _first_word(self, worker: _Worker) -> tuple[list[str], int | None]:
         try:
-            said = worker.line.recv()
+            while isinstance(said := worker.line.recv(), Remark):
+                self._tell(said)
         except EOFError:
             if self._stops:
                 return [], None
@@ -106,10 +121,11 @@ class Supervisor:
             if not worker.process.is_alive() and not self._stops:
                 _log.error("a process of the server has ended (%s); it is replaced", worker.process.exitcode)
                 self._gone = list(by_version([*self._gone, *worker.counted]).values())
+                self._changes.gone(worker.line)
                 worker.line.close()
                 # One that ends at once must not be started in a busy loop.
                 sleep(max(0.0, worker.started + _RESTART_SECONDS - monotonic()))
-                self._workers[number] = self._start()
+                self._workers[number] = self._start(number)
 
     def _listen_to(self, worker: _Worker) -> None:
         try:
@@ -117,12 +133,23 @@ class Supervisor:
                 said = worker.line.recv()
                 if isinstance(said, Exception):
                     _log.error("a process of the server cannot begin: %s", said)
+                elif isinstance(said, Remark):
+                    self._tell(said)
+                elif isinstance(said, Change):
+                    self._changes.begin(said, worker.line, [each.line for each in self._workers])
+                elif isinstance(said, Outcome):
+                    self._changes.heard(said, worker.line)
                 elif isinstance(said, list):
                     worker.counted = said
                     others = [each for other in self._workers if other is not worker for each in other.counted]
                     worker.line.send([*self._gone, *others])
         except (EOFError, OSError):
             return  # it has ended, which is seen elsewhere
+
+    def _tell(self, remark: Remark) -> None:
+        if remark.text not in self._told:
+            self._told.add(remark.text)
+            self._progress.say(remark.text)
 
     def _end(self) -> None:
         ending = self._request.ending
@@ -131,11 +158,13 @@ class Supervisor:
             worker.process.join(max(0.0, until - monotonic()))
 
 
-def _work(listener: socket.socket, request: ServeRequest, line: Connection) -> None:
+def _work(listener: socket.socket, request: ServeRequest, line: Connection, unloaded: frozenset[str]) -> None:
     """One process. Ctrl-C reaches all of them; only the word of the first one counts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    siblings = Siblings(line)
+    siblings = Siblings(line, unloaded=unloaded)
     try:
-        serve_on(listener, request, siblings.started, siblings=siblings)
+        if request.cpus:
+            pin_to(request.cpus)
+        serve_on(listener, request, siblings.started, progress=Remarks(siblings), siblings=siblings)
     except ZooError as error:
         siblings.failed(error)

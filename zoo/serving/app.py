@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import ceil
 from time import monotonic
 from typing import Any
@@ -41,10 +41,18 @@ Route = Callable[[], Response]
 class App:
     """The handler of all requests."""
 
-    def __init__(self, models: Models, inference: Inference, repository: RepositoryControl, *, max_body: int) -> None:
+    def __init__(
+        self,
+        models: Models,
+        inference: Inference,
+        repository: RepositoryControl,
+        *,
+        required: Collection[str],
+        max_body: int,
+    ) -> None:
         self.models = models
         self.repository = repository
-        self.required = {served.model.name for served in models}
+        self.required = frozenset(required)
         """Names without which the server is not ready."""
         self.leaving = False
         """Whether the server is about to go: it answers, and is not ready."""
@@ -142,7 +150,8 @@ class App:
         return value if exits is None else {**value, "exits": exits.to_json(metrics.exits or exits.counts)}
 
     def _health(self) -> Response:
-        return Response.json({"ready": self.ready, "missing": self._missing}, status=200 if self.ready else 503)
+        told = {"ready": self.ready, "missing": self._missing, "refused": list(self.repository.refused)}
+        return Response.json(told, status=200 if self.ready else 503)
 
     def _metrics(self) -> Response:
         waiting = [(each.model.name, each.model.version, each.batcher.waiting) for each in self.models]

@@ -1,6 +1,7 @@
 """Requests to calls of a model: what waits while it computes goes into its next call together.
 
-No request waits for others to come: at low load it is computed at once, at high load batches form by themselves. How
+Unless a delay is asked for, no request waits for others to come: at low load it is computed at once, at high load
+batches form by themselves. How
 many rows a call takes at most is measured when the model is loaded (`zoo.serving.pace`): on a CPU a large network is
 slower per row in batches, a small one several times as fast.
 """
@@ -57,7 +58,7 @@ class Pace:
 class Job:
     """The rows of one request, and who waits for the answer."""
 
-    __slots__ = ("deadline", "feeds", "future", "key", "outputs", "queued", "rows")
+    __slots__ = ("deadline", "feeds", "future", "key", "mark", "outputs", "queued", "rows")
 
     def __init__(
         self,
@@ -66,7 +67,9 @@ class Job:
         deadline: float,
         future: asyncio.Future[Arrays],
         any_size: str | None,
+        mark: object,
     ) -> None:
+        self.mark = mark
         self.feeds = feeds
         self.outputs = outputs
         self.deadline = deadline
@@ -89,13 +92,20 @@ class Batcher:
         pace: Pace,
         *,
         max_queue: int = 256,
+        max_delay: float = 0.0,
         called: Callable[[Sequence[Job], float, float], None] | None = None,
+        mark: Callable[[], object] | None = None,
     ) -> None:
-        """`max_queue`: rows that may wait. `called` is told of each call: jobs, when it began, and its seconds."""
+        """`max_queue`: rows that may wait. `max_delay`: seconds that a request waits for others while its call has
+        room for them. `called` is told of each call: jobs, when it began, and its seconds; `mark` gives
+        what jobs are marked with for it."""
         self._infer = infer
         self._pace = pace
         self._max_queue = max_queue
+        self._max_delay = max_delay
+        self._delayed: asyncio.TimerHandle | None = None
         self._called = called
+        self._mark = mark
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Job] = deque()
         self._rows = 0
@@ -125,13 +135,16 @@ class Batcher:
         expected = self.expected_seconds
         if self._rows >= self._max_queue or monotonic() + expected > deadline:
             raise OverloadedError("too many requests: the queue is full; try again later", expected)
-        job = Job(feeds, outputs, deadline, self._loop.create_future(), self._pace.any_size)
+        mark = self._mark() if self._mark is not None else None
+        job = Job(feeds, outputs, deadline, self._loop.create_future(), self._pace.any_size, mark)
         self._queue.append(job)
         self._rows += job.rows
         if not self._busy:
             self._busy = True
             # Behind what else has just arrived, which then goes into the same call.
             self._loop.call_soon(self._start)
+        elif self._delayed is not None and self._rows >= self._pace.max_batch:
+            self._start()
         return job.future
 
     def close(self) -> asyncio.Future[None]:
@@ -142,9 +155,17 @@ class Batcher:
         self._closed = self._loop.create_future()
         if not self._busy:
             self._end()
+        elif self._delayed is not None:
+            self._start()
         return self._closed
 
     def _start(self) -> None:
+        if self._delayed is not None:
+            self._delayed.cancel()
+            self._delayed = None
+        elif wait := self._delay():
+            self._delayed = self._loop.call_later(wait, self._start)
+            return
         self._batch = self._take()
         if not self._batch:
             self._busy = False
@@ -157,6 +178,12 @@ class Batcher:
                 self._thread = SimpleQueue()
                 threading.Thread(target=self._work, args=(self._thread,), name="model", daemon=True).start()
             self._thread.put(True)
+
+    def _delay(self) -> float:
+        """Seconds for which the oldest request may still wait for others."""
+        if not self._max_delay or not self._queue or self._rows >= self._pace.max_batch or self._closed is not None:
+            return 0.0
+        return max(0.0, self._queue[0].queued + self._max_delay - monotonic())
 
     def _work(self, told: SimpleQueue[bool]) -> None:
         while told.get():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 from google.protobuf.json_format import ParseDict
@@ -22,6 +22,9 @@ from zoo.serving.grpc_stream import InferStreams
 from zoo.serving.http import Finished, Refuse
 from zoo.serving.protocol import EXTENSIONS, model_config, model_metadata
 from zoo.serving.tensors import ProtocolError
+
+if TYPE_CHECKING:
+    from zoo.serving.tracing import Tracing
 
 _INFERENCE = "inference.GRPCInferenceService"
 _HEALTH = "grpc.health.v1.Health"
@@ -51,7 +54,14 @@ class GrpcServer:
     """A port beside the HTTP one."""
 
     def __init__(
-        self, app: App, *, max_body: int, shared: bool, refuse: Refuse | None, finished: Finished | None
+        self,
+        app: App,
+        *,
+        max_body: int,
+        shared: bool,
+        refuse: Refuse | None,
+        finished: Finished | None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`refuse` and `finished` as `zoo.serving.http.Connections` has them; `shared`: other processes take the same
         port."""
@@ -77,7 +87,7 @@ class GrpcServer:
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
-        calls = Calls(refuse=refuse, finished=finished)
+        calls = Calls(refuse=refuse, finished=finished, tracing=tracing)
         for name, method in methods.items():
             # What an orchestrator asks, which has no key.
             is_open = name in ("ServerLive", "ServerReady")

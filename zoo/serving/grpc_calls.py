@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -14,14 +14,19 @@ from zoo.serving.grpc_messages import message
 from zoo.serving.http import Finished, Refuse, Request, Response
 from zoo.serving.tensors import ProtocolError
 
+if TYPE_CHECKING:
+    from zoo.serving.tracing import Trace, Tracing
+
 _LEFT = 499
 """Said in the log of calls that ended without an answer, as nginx says it of HTTP."""
 _CODES = {
+    200: grpc.StatusCode.OK,
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    _LEFT: grpc.StatusCode.CANCELLED,
     500: grpc.StatusCode.INTERNAL,
     501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
@@ -38,10 +43,11 @@ Stream = Callable[[Context], Awaitable[None]]
 class Calls:
     """The methods of a server, by their paths. Callers without a key are refused before their message is read."""
 
-    def __init__(self, *, refuse: Refuse | None, finished: Finished | None) -> None:
+    def __init__(self, *, refuse: Refuse | None, finished: Finished | None, tracing: Tracing | None) -> None:
         """`refuse` and `finished` as `zoo.serving.http.Connections` has them."""
         self._refuse = refuse
         self._finished = finished
+        self._tracing = tracing
         self._handlers: dict[str, Any] = {}
         self._open: set[str] = set()
 
@@ -92,22 +98,25 @@ class Calls:
         """What `work` gives; where it fails, the caller is told why."""
         heard = _as_request(path, context.invocation_metadata(), context.peer())
         heard.body = body
+        trace = self._tracing.of_grpc(heard) if self._tracing is not None and path not in self._open else None
         await context.send_initial_metadata((("x-request-id", heard.id.decode()),))
         try:
             value = await work()
         except ProtocolError as error:
-            self._end(heard, error.status)
-            await context.abort(_CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), str(error))
+            self._end(heard, error.status, trace)
+            await context.abort(_code(error.status), str(error))
         except asyncio.CancelledError:  # the client left, or the server could not wait any longer
-            self._end(heard, _LEFT)
+            self._end(heard, _LEFT, trace)
             raise
         except Exception as error:
-            self._end(heard, 500)
+            self._end(heard, 500, trace)
             await context.abort(grpc.StatusCode.INTERNAL, internal_error(path, error))
-        self._end(heard, 200, value if isinstance(value, bytes) else b"")
+        self._end(heard, 200, trace, value if isinstance(value, bytes) else b"")
         return value
 
-    def _end(self, request: Request, status: int, body: bytes = b"") -> None:
+    def _end(self, request: Request, status: int, trace: Trace | None, body: bytes = b"") -> None:
+        if trace is not None:
+            trace.end("rpc.grpc.status_code", _code(status).value[0], failed=status >= 499)
         if self._finished is not None:
             self._finished(request, Response(body, status=status))
 
@@ -129,6 +138,10 @@ def internal_error(path: str, error: Exception) -> str:
     """What a client is told of an error of ours; more of it is in the log."""
     _log.error("failed at %s", path, exc_info=error)
     return "internal error; see the server's log"
+
+
+def _code(status: int) -> Any:
+    return _CODES.get(status, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 def _as_request(path: str, metadata: Any, peer: str) -> Request:

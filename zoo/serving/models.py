@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -15,16 +16,30 @@ from zoo.serving.protocol import Requests
 from zoo.serving.tensors import ProtocolError
 from zoo.serving.traffic import Share
 
+if TYPE_CHECKING:
+    from zoo.serving.tracing import Tracing
+
 
 class Served:
     """One version of a model at work."""
 
-    def __init__(self, model: ServedModel, pace: Pace, *, max_queue: int) -> None:
+    def __init__(
+        self, model: ServedModel, pace: Pace, *, max_queue: int, max_delay: float, tracing: Tracing | None = None
+    ) -> None:
+        """`max_queue` and `max_delay` as `zoo.serving.batching.Batcher` has them."""
         self.model = model
         self.pace = pace
         self.requests = Requests(model)
         self.metrics = ModelMetrics(model.name, model.version, model.labels)
-        self.batcher = Batcher(self._infer, pace, max_queue=max_queue, called=self._called)
+        self._tracing = tracing
+        self.batcher = Batcher(
+            self._infer,
+            pace,
+            max_queue=max_queue,
+            max_delay=max_delay,
+            called=self._called,
+            mark=partial(tracing.asked, model) if tracing is not None else None,
+        )
         self._counted: dict[str, NDArray[Any]] = {}
 
     def _infer(self, feeds: Sequence[Feeds], outputs: Sequence[str]) -> list[NDArray[Any]]:
@@ -39,6 +54,8 @@ class Served:
         self.metrics.called(sum(job.rows for job in jobs), (began - job.queued for job in jobs), seconds)
         for name, probabilities in counted.items():
             self.metrics.predicted(name, probabilities)
+        if self._tracing is not None:
+            self._tracing.called(self.model, jobs, began, seconds)
         if self.model.exits is not None:
             self.metrics.exits = self.model.exits.counts
 

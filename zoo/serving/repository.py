@@ -37,6 +37,11 @@ class ModelRepository(Protocol):
         """Names of models that are out because somebody asked for it."""
         ...
 
+    @property
+    def refused(self) -> Collection[str]:
+        """Versions whose files are not served as they are now, such as `flowers:2`."""
+        ...
+
     async def index(self) -> list[IndexEntry]:
         """All there is, served or not."""
         ...
@@ -62,6 +67,11 @@ class RepositoryControl:
     def unloaded(self) -> Collection[str]:
         """Names of models that are out because somebody asked for it."""
         return self._repository.unloaded
+
+    @property
+    def refused(self) -> Collection[str]:
+        """Versions whose files are not served as they are now, such as `flowers:2`."""
+        return self._repository.refused
 
     async def index(self, *, ready: bool) -> list[dict[str, str]]:
         """What there is; only what is served where `ready` is asked for."""
