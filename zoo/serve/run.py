@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -88,10 +88,11 @@ def serve_on(
     progress: Progress | None = None,
     siblings: Siblings | None = None,
 ) -> None:
-    """Serves in this process on a socket that is bound. `siblings` are others that do the same."""
+    """Serves in this process on a socket that is bound. `siblings` are others that do the same.
 
+    Raises UsageError for settings of a model that is not there, and the errors of `Repository.load_all`.
+    """
     models = Models(canaries=request.canaries, shadows=request.shadows)
-
     tracing = _tracing() if request.trace else None
     budget = MemoryBudget(request.memory_budget) if request.memory_budget is not None else None
 
@@ -112,20 +113,16 @@ def serve_on(
     def remove(place: Place) -> Awaitable[None]:
         return models.remove(place.name, str(place.version))
 
-    unloaded = siblings.unloaded if siblings is not None else ()
     repository = Repository(
         request.models,
         load=load,
         put=put,
         remove=remove,
         is_required=lambda name: request.settings_of(name).required,
-        unloaded=unloaded,
+        unloaded=siblings.unloaded if siblings is not None else (),
     )
     loaded = repository.load_all()
-    for name, settings in request.own_settings.items():
-        if settings.required and name not in repository.required:
-            hint = did_you_mean(name, repository.required) or "correct the name"
-            raise UsageError(f"[model.{name}] is none of the models: {name!r}; {hint}, or say required = false")
+    _check_named(request, repository.required)
 
     async def run() -> None:
         for each in loaded:
@@ -188,6 +185,13 @@ async def _serve(
         await server.run(lambda: ready(names, grpc_port), request.ending, beside)
     finally:
         inference.close()
+
+
+def _check_named(request: ServeRequest, there: Collection[str]) -> None:
+    for name, settings in request.own_settings.items():
+        if settings.required and name not in there:
+            hint = did_you_mean(name, there) or "correct the name"
+            raise UsageError(f"[model.{name}] is none of the models: {name!r}; {hint}, or say required = false")
 
 
 def _tracing() -> Tracing:

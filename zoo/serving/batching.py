@@ -1,9 +1,8 @@
 """Requests to calls of a model: what waits while it computes goes into its next call together.
 
 Unless a delay is asked for, no request waits for others to come: at low load it is computed at once, at high load
-batches form by themselves. How
-many rows a call takes at most is measured when the model is loaded (`zoo.serving.pace`): on a CPU a large network is
-slower per row in batches, a small one several times as fast.
+batches form by themselves. How many rows a call takes at most is measured when the model is loaded
+(`zoo.serving.pace`): on a CPU a large network is slower per row in batches, a small one several times as fast.
 """
 
 from __future__ import annotations
@@ -69,11 +68,12 @@ class Job:
         any_size: str | None,
         mark: object,
     ) -> None:
-        self.mark = mark
         self.feeds = feeds
         self.outputs = outputs
         self.deadline = deadline
         self.future = future
+        self.mark = mark
+        """For who is told of the call."""
         self.queued = monotonic()
         self.rows = next((len(array) for array in feeds.values() if array.ndim), 1)
         self.key: tuple[object, ...] = (
@@ -97,8 +97,8 @@ class Batcher:
         mark: Callable[[], object] | None = None,
     ) -> None:
         """`max_queue`: rows that may wait. `max_delay`: seconds that a request waits for others while its call has
-        room for them. `called` is told of each call: jobs, when it began, and its seconds; `mark` gives
-        what jobs are marked with for it."""
+        room for them. `called` is told of each call: jobs, when it began, and its seconds; `mark` gives what jobs are
+        marked with for it."""
         self._infer = infer
         self._pace = pace
         self._max_queue = max_queue
