@@ -18,10 +18,8 @@ from pathlib import Path
 
 from zoo.errors import ModelError, ZooError
 from zoo.serve.model import ServedOnnx
-from zoo.serving.batching import Pace
 from zoo.serving.repository import IndexEntry
 
-Loaded = tuple[ServedOnnx, Pace]
 _log = logging.getLogger(__name__)
 
 
@@ -86,8 +84,8 @@ class Repository:
         self,
         places: Sequence[Path],
         *,
-        load: Callable[[Place], Loaded],
-        put: Callable[[Loaded], None],
+        load: Callable[[Place], ServedOnnx],
+        put: Callable[[ServedOnnx], None],
         remove: Callable[[Place], Awaitable[None]],
         is_required: Callable[[str], bool],
         unloaded: Iterable[str] = (),
@@ -111,10 +109,10 @@ class Repository:
         """Names of models that were there at first and are required."""
         self._changing = asyncio.Lock()
 
-    def load_all(self) -> list[Loaded]:
+    def load_all(self) -> list[ServedOnnx]:
         """What is served at first: of each model every version that may be. Raises the error of a required model that
         has none, and those of `find_models`."""
-        loaded: dict[str, list[Loaded]] = {}
+        loaded: dict[str, list[ServedOnnx]] = {}
         refused: dict[str, ZooError] = {}
         for place in find_models(self._places):
             if self._is_required(place.name):

@@ -16,7 +16,7 @@ from zoo.runtime.model import OnnxModel
 from zoo.runtime.threads import available_threads
 from zoo.serve.budget import MemoryBudget
 from zoo.serve.model import ServedOnnx
-from zoo.serve.repository import Loaded, Place, Repository
+from zoo.serve.repository import Place, Repository
 from zoo.serve.request import ServeRequest
 from zoo.serve.siblings import SharedRepository, Siblings
 from zoo.serving.app import App
@@ -96,7 +96,7 @@ def serve_on(
     tracing = _tracing() if request.trace else None
     budget = MemoryBudget(request.memory_budget) if request.memory_budget is not None else None
 
-    def load(place: Place) -> Loaded:
+    def load(place: Place) -> ServedOnnx:
         if budget is not None:
             budget.check_file(place.path)
         model = load_model(place, request, progress)
@@ -104,11 +104,13 @@ def serve_on(
         if excess is not None:
             del model  # which the traceback of the error would keep
             raise ModelError(excess)
-        return model, model.pace
+        return model
 
-    def put(found: Loaded) -> None:
-        settings = request.settings_of(found[0].name)
-        models.put(Served(*found, max_queue=settings.max_queue, max_delay=settings.max_delay, tracing=tracing))
+    def put(model: ServedOnnx) -> None:
+        settings = request.settings_of(model.name)
+        models.put(
+            Served(model, model.pace, max_queue=settings.max_queue, max_delay=settings.max_delay, tracing=tracing)
+        )
 
     def remove(place: Place) -> Awaitable[None]:
         return models.remove(place.name, str(place.version))
