@@ -195,6 +195,7 @@ def _allowed(request: Request, method: str) -> Response | None:
 
 
 def _refusal(error: ProtocolError) -> Response:
+    error.forget()
     headers = {}
     if isinstance(error, OverloadedError):
         headers["Retry-After"] = str(max(1, ceil(error.retry_after)))

@@ -146,6 +146,7 @@ class GrpcServer:
                     raise ProtocolError("no valid API key; send it as authorization or x-api-key", refusal.status)
                 value = await method(asked, context)
             except ProtocolError as error:
+                error.forget()
                 self._end(heard, error.status)
                 await context.abort(_CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), str(error))
             except asyncio.CancelledError:  # the client left, or the server could not wait any longer

@@ -23,23 +23,34 @@ class Served:
         self.pace = pace
         self.requests = Requests(model)
         self.metrics = ModelMetrics(model.name, model.version, model.labels)
-        self.batcher = Batcher(self._infer, pace, max_queue=max_queue, called=self._called)
-        self._counted: dict[str, NDArray[Any]] = {}
+        # The queue does not know this object: in a cycle, the memory of a model that was replaced would be kept until
+        # Python looks for such things.
+        calls = _Counted(model, self.metrics)
+        self.batcher = Batcher(calls.infer, pace, max_queue=max_queue, called=calls.called)
 
-    def _infer(self, feeds: Sequence[Feeds], outputs: Sequence[str]) -> list[NDArray[Any]]:
+
+class _Counted:
+    """Calls of a model, and what is counted of them."""
+
+    def __init__(self, model: ServedModel, metrics: ModelMetrics) -> None:
+        self._model = model
+        self._metrics = metrics
+        self._probabilities: dict[str, NDArray[Any]] = {}
+
+    def infer(self, feeds: Sequence[Feeds], outputs: Sequence[str]) -> list[NDArray[Any]]:
         # Probabilities are counted, whether or not they are asked for.
-        names = [*outputs, *(name for name in self.model.labels if name not in outputs)]
-        answers = self.model.infer(feeds, names)
-        self._counted = {name: answers[names.index(name)] for name in self.model.labels}
+        names = [*outputs, *(name for name in self._model.labels if name not in outputs)]
+        answers = self._model.infer(feeds, names)
+        self._probabilities = {name: answers[names.index(name)] for name in self._model.labels}
         return answers[: len(outputs)]
 
-    def _called(self, jobs: Sequence[Job], began: float, seconds: float) -> None:
-        counted, self._counted = self._counted, {}
-        self.metrics.called(sum(job.rows for job in jobs), (began - job.queued for job in jobs), seconds)
+    def called(self, jobs: Sequence[Job], began: float, seconds: float) -> None:
+        counted, self._probabilities = self._probabilities, {}
+        self._metrics.called(sum(job.rows for job in jobs), (began - job.queued for job in jobs), seconds)
         for name, probabilities in counted.items():
-            self.metrics.predicted(name, probabilities)
-        if self.model.exits is not None:
-            self.metrics.exits = self.model.exits.counts
+            self._metrics.predicted(name, probabilities)
+        if self._model.exits is not None:
+            self._metrics.exits = self._model.exits.counts
 
 
 class Models:
