@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -44,6 +45,28 @@ class Server:
                 return answer.status, json.loads(answer.read())
         except HTTPError as error:
             return error.code, json.loads(error.read())
+
+    def ask_until_gone(self, path: str, body: bytes) -> tuple[int, list[str]]:
+        """Posts one request after the other until nobody listens any more. Gives how many were answered with 200, and
+        the errors of those that were not answered."""
+        count, errors = 0, []
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        while True:
+            try:
+                connection.connect()
+            except ConnectionRefusedError:  # nothing was asked
+                return count, errors
+            try:
+                closes = False
+                while not closes:
+                    connection.request("POST", path, body)
+                    with connection.getresponse() as answer:
+                        answer.read()
+                        closes = answer.headers.get("connection") == "close"
+                        count += answer.status == 200
+            except OSError as error:
+                errors.append(repr(error))
+            connection.close()
 
     def stop(self, number: int = signal.SIGTERM) -> str:
         """Ends it, and gives what it wrote on standard error. It must end well."""

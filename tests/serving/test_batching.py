@@ -156,18 +156,42 @@ def test_a_full_queue_and_a_late_answer_are_told_before_they_cost_anything() -> 
         now = time.monotonic()
         asked = [batcher.submit(_x(1), ("y",), now + 1) for _ in range(2)]
         with pytest.raises(OverloadedError, match="queue is full"):
-            batcher.submit(_x(1), ("y",), now + 0.06)  # two before it take longer
-        asked += [batcher.submit(_x(1), ("y",), inf) for _ in range(2)]
+            batcher.check(now + 0.06)  # two before it take longer
+        asked.append(batcher.submit(_x(1), ("y",), inf))
+        ready = asyncio.get_running_loop().create_future()
+        batcher.announce(1, ready)
         with pytest.raises(OverloadedError) as refused:
-            batcher.submit(_x(1), ("y",), inf)
+            batcher.check(inf)
         assert refused.value.status == 429
         assert refused.value.retry_after == pytest.approx(0.2)
+        ready.cancel()
+        await asyncio.sleep(0)
+        batcher.check(inf)
+        asked.append(batcher.submit(_x(1), ("y",), inf))
         asked[1].cancel()  # a client that left
         await asyncio.gather(*asked, return_exceptions=True)
         batcher.close()
 
     asyncio.run(main())
     assert model.rows == [1, 1, 1]
+
+
+def test_what_comes_after_the_end_is_answered_and_no_thread_is_left() -> None:
+    """As for an image that was being decoded while the model was replaced."""
+
+    async def main() -> None:
+        batcher = Batcher(_Doubling(), Pace(max_batch=1, row_seconds=0.0))
+        for _ in range(3):
+            found = await asyncio.wait_for(batcher.submit(_x(1), ("y",), inf), 10)
+            assert found[0].item() == 2
+            batcher.close()
+            await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+    deadline = time.monotonic() + 10
+    while any(thread.name == "model" for thread in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not [thread for thread in threading.enumerate() if thread.name == "model"]
 
 
 def test_an_answer_that_would_come_too_late_is_not_computed() -> None:

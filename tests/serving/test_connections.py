@@ -116,25 +116,9 @@ def test_nothing_is_lost_on_sigterm_under_load(start: Start, tensor_model: Path)
     states: list[int] = []
 
     def ask() -> None:
-        connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
-        count = 0
-        while True:
-            try:
-                connection.connect()
-            except ConnectionRefusedError:  # the end: nothing was asked
-                counts.append(count)
-                return
-            try:
-                closes = False
-                while not closes:
-                    connection.request("POST", "/v2/models/plain/infer", TENSORS)
-                    with connection.getresponse() as answer:
-                        answer.read()
-                        closes = answer.headers.get("connection") == "close"
-                        count += answer.status == 200
-            except OSError as error:
-                lost.append(repr(error))
-            connection.close()
+        count, errors = server.ask_until_gone("/v2/models/plain/infer", TENSORS)
+        counts.append(count)
+        lost.extend(errors)
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -198,3 +182,7 @@ def test_settings_from_a_file_and_from_the_environment(
     done = zoo_process("serve", tensor_model, "--config", config)
     assert done.returncode == 2
     assert "unknown option: 'prot'" in done.stderr
+    config.write_text(f'models = ["{tensor_model}"]\naccess-l')  # a disk was full
+    done = zoo_process("serve", "--config", config)
+    assert done.returncode == 2
+    assert "give a TOML file" in done.stderr

@@ -97,15 +97,16 @@ def test_what_schemathesis_makes_of_the_description(start: Start, model: Path, t
     assert server.stop() == ""
 
 
-def test_images_that_unfold_in_memory(start: Start, model: Path) -> None:
-    server = start(model)
+@pytest.fixture(scope="module")
+def bomb() -> bytes:
+    """A PNG of 10 KB that would be 10 GB of pixels."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    bomb = (
-        b"\x89PNG\r\n\x1a\n"
-        + _chunk(b"IHDR", header)
-        + _chunk(b"IDAT", zlib.compress(bytes(10**7)))
-        + _chunk(b"IEND", b"")
-    )
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(10**7))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in chunks)
+
+
+def test_images_that_unfold_in_memory(start: Start, model: Path, bomb: bytes) -> None:
+    server = start(model)
     before = _memory(server)
     status, answer = server.ask("POST", "/predict", bomb)
     assert (status, "too large" in answer["error"]) == (400, True)
@@ -114,6 +115,30 @@ def test_images_that_unfold_in_memory(start: Start, model: Path) -> None:
     packed = zlib.compress(bytes(70 * 2**20))
     assert server.ask("POST", "/v2/models/shapes/infer", packed, Content_Encoding="deflate")[0] == 413
     assert _memory(server) - before < 150e6
+
+
+def test_what_unfolds_in_memory_by_grpc(start: Start, model: Path, bomb: bytes) -> None:
+    grpc, triton = pytest.importorskip("grpc"), pytest.importorskip("tritonclient.grpc")
+    server = start(model, "--grpc-port", "0")
+    image = {"name": "image", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [bomb]}}
+    pixels = {"name": "image", "datatype": "UINT8", "shape": [1, 60_000, 60_000, 3]}
+    requests = [
+        ({"inputs": [image]}, "INVALID_ARGUMENT", "too large"),
+        ({"inputs": [pixels], "raw_input_contents": [b""]}, "INVALID_ARGUMENT", "0"),
+        ({"inputs": [pixels], "raw_input_contents": [bytes(70 * 2**20)]}, "RESOURCE_EXHAUSTED", "larger than max"),
+    ]
+    before = _memory(server)
+    with grpc.insecure_channel(server.grpc) as channel:
+        stub = triton.service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for values, code, words in requests:
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.ModelInfer(
+                    triton.service_pb2.ModelInferRequest(model_name="shapes", **values),
+                    compression=grpc.Compression.Gzip,
+                )
+            assert (caught.value.code().name, words in caught.value.details()) == (code, True), caught.value.details()
+    assert _memory(server) - before < 150e6
+    assert server.get("/v2/health/ready")["ready"]
 
 
 def test_a_request_of_more_than_the_queue_is_answered_whole(start: Start, tensor_model: Path) -> None:

@@ -44,6 +44,14 @@ class _Slow(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
 
+    def do_GET(self) -> None:
+        """As a server of the protocol that is no `zoo serve`."""
+        body = {"/v2/health/ready": b"{}", "/models": b'["plain"]'}.get(self.path, b"")
+        self.send_response(200 if body else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -153,6 +161,15 @@ def test_what_makes_no_sense(
     done = zoo("load", start(model, tensor_model).url, *arguments)
     assert done.returncode == exit_code
     assert words in done.stderr
+
+
+def test_a_server_that_does_not_say_what_it_has(zoo: Zoo, slow: str) -> None:
+    done = zoo("load", slow)
+    assert done.returncode == 2
+    assert f"which model? {slow} does not say what it has; give one with --model" in done.stderr
+    done = zoo("load", "127.0.0.1:1")
+    assert done.returncode == 11
+    assert "server cannot be reached" in done.stderr
 
 
 def test_ctrl_c_shows_what_was_measured(start: Start, tensor_model: Path, cache: Path) -> None:

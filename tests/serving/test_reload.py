@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from servers import Server, Start
+
+from zoo.serve.model import ServedOnnx
+from zoo.serve.repository import Place
+from zoo.serve.request import ServeRequest
+from zoo.serve.run import load_model
+from zoo.serving.app import App
+from zoo.serving.http import Request, Response
+from zoo.serving.inference import Inference
+from zoo.serving.models import Models, Served
 
 TENSORS = (
     b'{"inputs": [{"name": "a", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]},'
@@ -78,6 +90,40 @@ def test_at_the_start_a_good_version_serves_beside_a_bad_one(
     assert done.returncode == 8
     done = zoo_process("serve", tmp_path / "models", tensor_model, tmp_path / "none.onnx", "--port", "0")
     assert "no such model" in done.stderr
+
+
+def test_nothing_keeps_a_model_that_was_replaced(model: Path, dataset: Path) -> None:
+    """Not even what was refused: Python may look for cycles much later."""
+    image = min((dataset / "test").rglob("*.jpg")).read_bytes()
+    settings = ServeRequest(models=(model,), device="cpu", threads=1)
+
+    async def main() -> bool:
+        models = Models()
+
+        def put() -> weakref.ref[ServedOnnx]:
+            loaded = load_model(Place("shapes", 1, model), settings)
+            models.put(Served(loaded, loaded.pace, max_queue=10))
+            return weakref.ref(loaded)
+
+        async def ask(body: bytes) -> int:
+            request = Request("POST", b"/predict", {}, "local")
+            request.body = body
+            answer = app(request)
+            return (answer if isinstance(answer, Response) else await answer).status
+
+        first = put()
+        app = App(models, Inference(models, timeout=None, workers=1), max_body=10**6)
+        assert [await ask(body) for body in (image, image[:-100], b"none", b"")] == [200, 400, 400, 400]
+        put()
+        await asyncio.sleep(0.2)  # threads end
+        return first() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(main())
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow

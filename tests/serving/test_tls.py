@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import Callable
 from contextlib import closing
@@ -57,6 +58,22 @@ def test_over_grpc_too(start: Start, tensor_model: Path, pems: dict[str, Path]) 
             else:
                 with pytest.raises(triton.InferenceServerException, match="UNAVAILABLE"):
                     client.is_server_ready()
+
+
+def test_load_by_https(start: Start, tensor_model: Path, tmp_path: Path, zoo_process: Callable[..., Any]) -> None:
+    authority = trustme.CA()
+    certificate, trusted = tmp_path / "server.pem", tmp_path / "ca.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
+    authority.cert_pem.write_to_path(trusted)
+    server = start(tensor_model, "--tls-cert", certificate)
+    measured = ("load", server.url, "--connections", "4", "--seconds", "0.5", "--json")
+    done = zoo_process(*measured)
+    assert done.returncode == 11
+    assert "certificate verify failed" in done.stdout
+    done = zoo_process(*measured, SSL_CERT_FILE=str(trusted))
+    assert done.returncode == 0, done.stderr
+    [row] = json.loads(done.stdout)["rows"]
+    assert row["answered"] == row["requests"] > 20
 
 
 def _ask(server: Server, context: ssl.SSLContext) -> int:

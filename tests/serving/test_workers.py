@@ -112,6 +112,51 @@ def test_models_are_loaded_and_unloaded_in_all(start: Start, tensor_model: Path)
     assert "failed to load 'other': no such model" in answer["error"]
 
 
+def test_one_that_is_killed_takes_only_its_own_requests_along(start: Start, tensor_model: Path) -> None:
+    server = start(tensor_model, "--workers", "2")
+    ports: list[int] = [0] * 16
+    failures = [0] * len(ports)
+    answered = [0] * len(ports)
+    over = threading.Event()
+
+    def ask(number: int) -> None:
+        with closing(HTTPConnection("127.0.0.1", server.port, timeout=30)) as client:
+            while not over.is_set():
+                try:
+                    client.request("POST", "/v2/models/plain/infer", TENSORS)
+                    with client.getresponse() as answer:
+                        assert answer.status == 200
+                        answer.read()
+                    ports[number] = ports[number] or client.sock.getsockname()[1]
+                    answered[number] += 1
+                except OSError:
+                    failures[number] += 1
+                    client.close()
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(ports))]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    killed = next(child for child in _children(server) if _clients(child))
+    own = _clients(killed)
+    os.kill(killed, signal.SIGKILL)
+    before = answered.copy()
+    time.sleep(2)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert failures == [int(port in own) for port in ports]
+    assert all(count > earlier for count, earlier in zip(answered, before, strict=True))
+    server.stop()
+
+
+def _clients(pid: int) -> set[int]:
+    """The ports of those whose connections a process has."""
+    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[2].partition(":")[2], 16) for row in rows if row[3] == "01" and f"socket:[{row[9]}]" in links}
+
+
 def test_a_model_that_cannot_be_served_is_told_as_by_one_process(
     tmp_path: Path, zoo_process: Callable[..., Any]
 ) -> None:

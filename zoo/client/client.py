@@ -83,7 +83,10 @@ class Client:
 
     def models(self) -> list[str]:
         """The names of the models of a `zoo serve`. Raises ServerError, also for other servers."""
-        return sorted({model["name"] for model in self._json("GET", "/models")["models"]})
+        try:
+            return sorted({model["name"] for model in self._json("GET", "/models")["models"]})
+        except (KeyError, TypeError):
+            raise self._not_ours("no list of models") from None
 
     @property
     def binary(self) -> bool:

@@ -14,7 +14,7 @@ from zoo.client import Client
 from zoo.client.wire import bytes_array
 from zoo.data.images import SUFFIXES
 from zoo.data.source import list_source
-from zoo.errors import UsageError
+from zoo.errors import ServerError, UsageError
 from zoo.progress import Progress
 from zoo.serving.tensors import BYTES, from_binary
 
@@ -26,10 +26,18 @@ Inputs = dict[str, NDArray[Any]]
 
 
 def find_model(client: Client, name: str | None) -> str:
-    """`name`, or the only model of a `zoo serve`. Raises UsageError where that does not tell which."""
+    """`name`, or the only model of a `zoo serve`.
+
+    Raises UsageError where that does not tell which, ServerError where nobody answers.
+    """
     if name is not None:
         return name
-    names = client.models()
+    try:
+        names = client.models()
+    except ServerError as error:
+        if error.status in (401, 403) or not client.ready():
+            raise
+        raise UsageError(f"which model? {client.address.url} does not say what it has; give one with --model") from None
     if len(names) != 1:
         raise UsageError(f"which model? {client.address.url} has {', '.join(names)}; give one with --model")
     return names[0]

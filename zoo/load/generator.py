@@ -18,6 +18,8 @@ import httptools
 
 from zoo.client.address import Address
 
+BUSY = "429"
+"""What a server answers that is too busy."""
 _PAUSE = 0.1
 """Seconds between attempts to connect."""
 _TIMER = 0.001
@@ -32,22 +34,28 @@ class Tally:
     def __init__(self) -> None:
         self.began = inf
         """What started before is warm-up, and does not count."""
-        self.last = 0.0
-        """When the last answer came, by `time.monotonic`."""
+        self.came = 0
+        """Answers with status 200 since then, also to what started before: as many are under way at the end."""
         self.seconds = array("d")
         """Of each answer with status 200, in the order in which they came."""
+        self.refused = array("d")
+        """The same of each refusal of a server that is too busy: 429."""
         self.failures: Counter[str] = Counter()
         """By status, or `connection` where one broke, or `unanswered`."""
 
     def add(self, start: float, failure: str | None) -> None:
         """Counts a request that started at `start` and is over now."""
+        now = monotonic()
+        if failure is None and now >= self.began:
+            self.came += 1
         if start < self.began:
             return
-        self.last = monotonic()
         if failure is None:
-            self.seconds.append(self.last - start)
-        else:
-            self.failures[failure] += 1
+            self.seconds.append(now - start)
+            return
+        self.failures[failure] += 1
+        if failure == BUSY:
+            self.refused.append(now - start)
 
 
 class Generator:

@@ -49,7 +49,7 @@ class LoadRow:
     """Those that counted, whatever became of them."""
     answered: int
     per_s: float
-    """Answers a second."""
+    """Answers a second that came, also to what was asked before."""
     p50_ms: float | None
     p95_ms: float | None
     p99_ms: float | None
@@ -58,6 +58,8 @@ class LoadRow:
     """By status; `connection` where one broke or could not be had, `unanswered` what took longer than the timeout."""
     refused_share: float
     """Of requests that the server was too busy for: 429."""
+    refused_p99_ms: float | None
+    """Until it said so."""
     generator_share: float
     """Of a processor core, that this program itself took."""
 
@@ -108,43 +110,43 @@ async def _measure_all(
                 await _pass(warm_up, generator.tally, task, what=f"{count} connections, warming up")
                 generator.tally.began, cpu = monotonic(), process_time()
                 await _pass(request.seconds, generator.tally, task, what=f"{count} connections")
-                ended, cpu = monotonic(), process_time() - cpu
+                came, ended, cpu = generator.tally.came, monotonic(), process_time() - cpu
                 await generator.stop()
             except asyncio.CancelledError:  # Ctrl-C, by asyncio.Runner
                 generator.abandon()
-                if generator.tally.seconds:
-                    now = monotonic()
-                    rows.append(_row(count, generator.tally, ended=now, cpu=process_time() - cpu))
+                tally = generator.tally
+                if tally.seconds:
+                    rows.append(_row(count, tally, came=tally.came, ended=monotonic(), cpu=process_time() - cpu))
                 return False
-            rows.append(_row(count, generator.tally, ended=ended, cpu=cpu))
+            rows.append(_row(count, generator.tally, came=came, ended=ended, cpu=cpu))
     return True
 
 
 async def _pass(seconds: float, tally: Tally, task: Task, *, what: str) -> None:
-    until, before = monotonic() + seconds, len(tally.seconds)
+    until, before = monotonic() + seconds, tally.came
     while (left := until - monotonic()) > 0:
         step = min(_STEP, left)
         await asyncio.sleep(step)
-        answered = len(tally.seconds) - before
+        answered = tally.came - before
         before += answered
         task.advance(step, f"{what}: {answered / step:,.0f}/s" if answered else what)
 
 
-def _row(connections: int, tally: Tally, *, ended: float, cpu: float) -> LoadRow:
+def _row(connections: int, tally: Tally, *, came: int, ended: float, cpu: float) -> LoadRow:
     answered, failed = len(tally.seconds), sum(tally.failures.values())
-    took = max(ended, tally.last) - tally.began
     p50, p95, p99, longest = _percentiles(tally.seconds) if answered else (None, None, None, None)
     return LoadRow(
         connections=connections,
         requests=answered + failed,
         answered=answered,
-        per_s=answered / took,
+        per_s=came / (ended - tally.began),
         p50_ms=p50,
         p95_ms=p95,
         p99_ms=p99,
         max_ms=longest,
         failures=dict(sorted(tally.failures.items())),
-        refused_share=tally.failures["429"] / max(1, answered + failed),
+        refused_share=len(tally.refused) / max(1, answered + failed),
+        refused_p99_ms=_percentiles(tally.refused)[2] if tally.refused else None,
         generator_share=cpu / (ended - tally.began),
     )
 

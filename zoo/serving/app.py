@@ -173,6 +173,7 @@ class App:
         if packed or (length is None and len(request.body) > _LARGE):
             return self._infer_later(request, served, encoding or "", length)
         try:
+            self.inference.check(served, request.received)
             parsed = served.requests.read(request.body, length)
             asked = self.inference.ask(served, parsed, request.received)
         except ProtocolError as error:
@@ -186,7 +187,7 @@ class App:
             return served.requests.read(_unpacked(request.body, encoding, self._max_body), length)
 
         try:
-            parsed = await self.inference.in_thread(read)
+            parsed = await self.inference.read(served, request.received, read)
             asked = self.inference.ask(served, parsed, request.received)
         except ProtocolError as error:
             return self._refused(request, served, error)
@@ -223,6 +224,7 @@ def _allowed(request: Request, method: str) -> Response | None:
 
 
 def _refusal(error: ProtocolError) -> Response:
+    error.forget()
     headers = {}
     if isinstance(error, OverloadedError):
         headers["Retry-After"] = str(max(1, ceil(error.retry_after)))

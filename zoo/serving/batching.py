@@ -28,6 +28,8 @@ Infer = Callable[[Sequence[Feeds], Sequence[str]], Arrays]
 """The named outputs for some inputs: the rows of the first, then those of the next."""
 
 _SMOOTHING = 0.1
+_INLINE_SECONDS = 0.02
+"""For which short calls may hold up the event loop in a row."""
 _log = logging.getLogger(__name__)
 
 
@@ -109,12 +111,14 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Job] = deque()
         self._rows = 0
+        self._coming = 0
+        """Rows that have their place in the queue, and are not there yet."""
         self._row_seconds = pace.row_seconds
         self._busy = False
         self._closed: asyncio.Future[None] | None = None
         self._batch: list[Job] = []
-        self._thread: SimpleQueue[bool] | None = None
-        """Tells the thread to call the model with the batch, or to end."""
+        self._batches: SimpleQueue[list[Job]] | None = None
+        """For the thread, where there is one; an empty one ends it."""
 
     @property
     def waiting(self) -> int:
@@ -123,18 +127,30 @@ class Batcher:
 
     @property
     def expected_seconds(self) -> float:
-        """How long the rows in the queue will take."""
-        return self._rows * self._row_seconds
+        """How long the rows in the queue, and those that are coming, will take."""
+        return (self._rows + self._coming) * self._row_seconds
+
+    def check(self, deadline: float) -> None:
+        """Raises OverloadedError where the queue is full, or where it is so long that an answer would be later than
+        `deadline` (by `time.monotonic`): refused at once, a client can try elsewhere."""
+        expected = self.expected_seconds
+        if self._rows + self._coming >= self._max_queue or monotonic() + expected > deadline:
+            raise OverloadedError("too many requests: the queue is full; try again later", expected)
+
+    def announce(self, rows: int, ready: asyncio.Future[Any]) -> None:
+        """Keeps so many places for rows that are submitted once `ready` is done."""
+        self._coming += rows
+
+        def arrive(_: object) -> None:
+            self._coming -= rows
+
+        ready.add_done_callback(arrive)
 
     def submit(self, feeds: Feeds, outputs: tuple[str, ...], deadline: float) -> asyncio.Future[Arrays]:
         """The named outputs for the rows in `feeds`, once they are computed; cancel it where nobody waits any more.
 
-        Raises OverloadedError where the queue is full, or where it is so long that the answer would be later than
-        `deadline` (by `time.monotonic`): refused at once, a client can try elsewhere.
+        It takes what it is given: `check` it before.
         """
-        expected = self.expected_seconds
-        if self._rows >= self._max_queue or monotonic() + expected > deadline:
-            raise OverloadedError("too many requests: the queue is full; try again later", expected)
         mark = self._mark() if self._mark is not None else None
         job = Job(feeds, outputs, deadline, self._loop.create_future(), self._pace.any_size, mark)
         self._queue.append(job)
@@ -166,18 +182,26 @@ class Batcher:
         elif wait := self._delay():
             self._delayed = self._loop.call_later(wait, self._start)
             return
-        self._batch = self._take()
-        if not self._batch:
-            self._busy = False
-            if self._closed is not None:
-                self._end()
-        elif self._pace.inline and sum(job.rows for job in self._batch) <= self._pace.max_batch:
+        until = monotonic() + _INLINE_SECONDS
+        while True:
+            self._batch = self._take()
+            if not self._batch:
+                self._busy = False
+                if self._closed is not None:
+                    self._end()
+                return
+            if not self._pace.inline or sum(job.rows for job in self._batch) > self._pace.max_batch:
+                if self._batches is None:
+                    self._batches = SimpleQueue()
+                    threading.Thread(target=self._work, args=(self._batches,), name="model", daemon=True).start()
+                self._batches.put(self._batch)
+                return
             self._finish(*_call(self._infer, self._batch))
-        else:
-            if self._thread is None:
-                self._thread = SimpleQueue()
-                threading.Thread(target=self._work, args=(self._thread,), name="model", daemon=True).start()
-            self._thread.put(True)
+            # Full calls follow each other at once. With more requests at hand than the queue takes, one call for each
+            # time that all connections are read would leave the loop with little but refusals.
+            if self._rows < self._pace.max_batch or monotonic() > until:
+                self._loop.call_soon(self._start)
+                return
 
     def _delay(self) -> float:
         """Seconds for which the oldest request may still wait for others."""
@@ -185,20 +209,24 @@ class Batcher:
             return 0.0
         return max(0.0, self._queue[0].queued + self._max_delay - monotonic())
 
-    def _work(self, told: SimpleQueue[bool]) -> None:
-        while told.get():
-            outcome = _call(self._infer, self._batch)
+    def _work(self, batches: SimpleQueue[list[Job]]) -> None:
+        while batch := batches.get():
+            outcome = _call(self._infer, batch)
             try:
-                self._loop.call_soon_threadsafe(self._finish, *outcome)
+                self._loop.call_soon_threadsafe(self._go_on, *outcome)
             except RuntimeError:  # the loop has ended meanwhile
                 return
 
     def _end(self) -> None:
-        if self._thread is not None:
-            self._thread.put(False)
-            self._thread = None
+        if self._batches is not None:
+            self._batches.put([])
+            self._batches = None
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
+
+    def _go_on(self, answers: Arrays | None, error: Exception | None, began: float, seconds: float) -> None:
+        self._finish(answers, error, began, seconds)
+        self._start()
 
     def _take(self) -> list[Job]:
         """The oldest job, and those that fit into one call with it."""
@@ -243,10 +271,6 @@ class Batcher:
             self._hand_out(batch, answers)
         if self._called is not None:
             self._called(batch, began, seconds)
-        if self._pace.inline:
-            self._loop.call_soon(self._start)
-        else:
-            self._start()
 
     def _hand_out(self, batch: Sequence[Job], answers: Arrays) -> None:
         if len(batch) == 1:

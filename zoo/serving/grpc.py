@@ -170,6 +170,7 @@ class GrpcServer:
         received = monotonic()
         served = self._app.models.find(asked.model_name, asked.model_version or None)
         try:
+            self._app.inference.check(served, received)
             request = read_request(served.model, asked)
             left = context.time_remaining()
             request.head.timeout = min(request.head.timeout or inf, inf if left is None else left)

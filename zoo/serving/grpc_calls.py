@@ -103,6 +103,7 @@ class Calls:
         try:
             value = await work()
         except ProtocolError as error:
+            error.forget()
             self._end(heard, error.status, trace)
             await context.abort(_code(error.status), str(error))
         except asyncio.CancelledError:  # the client left, or the server could not wait any longer

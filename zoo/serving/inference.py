@@ -29,9 +29,17 @@ class Inference:
         self._timeout = timeout or inf
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """What `work` gives, while others are answered."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    def check(self, served: Served, received: float) -> None:
+        """Raises OverloadedError where no request would be answered in time, whatever it asks: it need not be read."""
+        served.batcher.check(received + self._timeout)
+
+    async def read(self, served: Served, received: float, work: Callable[[], T]) -> T:
+        """What `work` makes of a body that takes time to read: in a thread, while others are answered. What is being
+        read has a place in the queue. Raises OverloadedError as `check` does."""
+        self.check(served, received)
+        reading = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        served.batcher.announce(1, reading)
+        return await reading
 
     def ask(self, served: Served, request: InferRequest, received: float) -> asyncio.Future[Arrays]:
         """The wanted outputs, in order. Raises ProtocolError, also as the future's, for what cannot be answered.
@@ -48,11 +56,13 @@ class Inference:
         return asked
 
     def _ask(self, served: Served, request: InferRequest, received: float) -> asyncio.Future[Arrays]:
+        deadline = received + min(request.head.timeout or inf, self._timeout)
+        served.batcher.check(deadline)
         files = served.model.image_input and request.feeds.get(served.model.image_input)
         if files is not None and not isinstance(files, str) and files.dtype == object:
-            return asyncio.ensure_future(self._ask_files(served, list(files.ravel()), request, received))
+            return self._ask_files(served, list(files.ravel()), request.head.names, deadline)
         served.model.check(request.feeds)
-        return served.batcher.submit(request.feeds, request.head.names, self._deadline(request, received))
+        return served.batcher.submit(request.feeds, request.head.names, deadline)
 
     def close(self) -> None:
         """Ends the threads."""
@@ -75,31 +85,37 @@ class Inference:
             theirs = []
         shadow.metrics.compared(*agreement(request.head.names, shadow.model.labels, ours, theirs))
 
-    def _deadline(self, request: InferRequest, received: float) -> float:
-        return received + min(request.head.timeout or inf, self._timeout)
-
-    async def _ask_files(
-        self, served: Served, files: Sequence[bytes], request: InferRequest, received: float
-    ) -> Arrays:
+    def _ask_files(
+        self, served: Served, files: Sequence[bytes], outputs: tuple[str, ...], deadline: float
+    ) -> asyncio.Future[Arrays]:
         """Each image is a row of its own: they may differ in size."""
         name = served.model.image_input
         assert name is not None
         if not files:
             raise ProtocolError(f"no image files: {name} is empty; send at least one")
         loop = asyncio.get_running_loop()
-        images = await asyncio.gather(
+        decoding = asyncio.gather(
             *(
                 loop.run_in_executor(self._pool, served.model.decode, content, f"image {row}")
                 for row, content in enumerate(files)
             )
         )
-        deadline, waiting = self._deadline(request, received), list[asyncio.Future[Arrays]]()
-        try:
-            for image in images:
-                waiting.append(served.batcher.submit({name: image[None]}, request.head.names, deadline))
-            answers = await asyncio.gather(*waiting)
-        except BaseException:
-            for each in waiting:
-                each.cancel()
-            raise
-        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+        # What is being decoded has its place in the queue: to decode what is then refused would take the time of those
+        # that are not.
+        served.batcher.announce(len(files), decoding)
+
+        async def answer() -> Arrays:
+            images, waiting = await decoding, list[asyncio.Future[Arrays]]()
+            try:
+                for image in images:
+                    waiting.append(served.batcher.submit({name: image[None]}, outputs, deadline))
+                answers = await asyncio.gather(*waiting)
+            except BaseException:
+                for each in waiting:
+                    each.cancel()
+                raise
+            return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+
+        asked = asyncio.ensure_future(answer())
+        asked.add_done_callback(lambda _: decoding.cancel())  # where the client left
+        return asked

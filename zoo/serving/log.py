@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -12,13 +14,27 @@ from zoo.serving.http import Request, Response
 
 
 class AccessLog:
-    """Writes what was asked, by whom, and how it was answered."""
+    """Writes what was asked, by whom, and how it was answered.
+
+    Where nothing can be written, such as to a full disk or into a pipe that nobody reads any more, requests are
+    answered all the same; before the next line that can be, one says how many are missing, and why.
+    """
+
+    def __init__(self) -> None:
+        self._file = sys.stderr.fileno()
+        self._missing = 0
+        self._why = ""
+        self._torn = False
+        """Whether the last line ends in its middle."""
 
     def __call__(self, request: Request, response: Response) -> None:
         """Writes one line; `ms` is from the head of the request to its answer."""
-        line = orjson.dumps(
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        if self._missing and self._write({"time": time, "missing": self._missing, "error": self._why}):
+            self._missing = 0
+        self._missing += not self._write(
             {
-                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "time": time,
                 "client": request.peer,
                 "id": request.id.decode(),
                 "method": request.method,
@@ -29,4 +45,16 @@ class AccessLog:
                 "ms": round(1e3 * (monotonic() - request.received), 3),
             }
         )
-        sys.stderr.write(line.decode() + "\n")
+
+    def _write(self, value: Mapping[str, object]) -> bool:
+        left = b"\n" * self._torn + orjson.dumps(value) + b"\n"
+        try:
+            while left:
+                # Not by `sys.stderr`, which would keep what it could not write, and try again at the end.
+                written = os.write(self._file, left)
+                left, self._torn = left[written:], True
+        except OSError as error:
+            self._why = os.strerror(error.errno or 0)
+            return False
+        self._torn = False
+        return True

@@ -31,33 +31,44 @@ class Served:
         self.pace = pace
         self.requests = Requests(model)
         self.metrics = ModelMetrics(model.name, model.version, model.labels)
-        self._tracing = tracing
+        # The queue does not know this object: in a cycle, the memory of a model that was replaced would be kept until
+        # Python looks for such things.
+        calls = _Counted(model, self.metrics, tracing)
         self.batcher = Batcher(
-            self._infer,
+            calls.infer,
             pace,
             max_queue=max_queue,
             max_delay=max_delay,
-            called=self._called,
+            called=calls.called,
             mark=partial(tracing.asked, model) if tracing is not None else None,
         )
-        self._counted: dict[str, NDArray[Any]] = {}
 
-    def _infer(self, feeds: Sequence[Feeds], outputs: Sequence[str]) -> list[NDArray[Any]]:
+
+class _Counted:
+    """Calls of a model, and what is counted of them."""
+
+    def __init__(self, model: ServedModel, metrics: ModelMetrics, tracing: Tracing | None) -> None:
+        self._model = model
+        self._metrics = metrics
+        self._tracing = tracing
+        self._probabilities: dict[str, NDArray[Any]] = {}
+
+    def infer(self, feeds: Sequence[Feeds], outputs: Sequence[str]) -> list[NDArray[Any]]:
         # Probabilities are counted, whether or not they are asked for.
-        names = [*outputs, *(name for name in self.model.labels if name not in outputs)]
-        answers = self.model.infer(feeds, names)
-        self._counted = {name: answers[names.index(name)] for name in self.model.labels}
+        names = [*outputs, *(name for name in self._model.labels if name not in outputs)]
+        answers = self._model.infer(feeds, names)
+        self._probabilities = {name: answers[names.index(name)] for name in self._model.labels}
         return answers[: len(outputs)]
 
-    def _called(self, jobs: Sequence[Job], began: float, seconds: float) -> None:
-        counted, self._counted = self._counted, {}
-        self.metrics.called(sum(job.rows for job in jobs), (began - job.queued for job in jobs), seconds)
+    def called(self, jobs: Sequence[Job], began: float, seconds: float) -> None:
+        counted, self._probabilities = self._probabilities, {}
+        self._metrics.called(sum(job.rows for job in jobs), (began - job.queued for job in jobs), seconds)
         for name, probabilities in counted.items():
-            self.metrics.predicted(name, probabilities)
+            self._metrics.predicted(name, probabilities)
         if self._tracing is not None:
-            self._tracing.called(self.model, jobs, began, seconds)
-        if self.model.exits is not None:
-            self.metrics.exits = self.model.exits.counts
+            self._tracing.called(self._model, jobs, began, seconds)
+        if self._model.exits is not None:
+            self._metrics.exits = self._model.exits.counts
 
 
 class Models:

@@ -58,7 +58,7 @@ class Predict:
         count = _query(request, "top") or str(_TOP)
         if not count.isdigit() or not 0 < int(count) <= 1000:
             raise ProtocolError(f"top: {count!r:.40}; how many labels, from 1 to 1000")
-        files = await self._inference.in_thread(lambda: read_images(request))
+        files = await self._inference.read(served, request.received, lambda: read_images(request))
         model = served.model
         image = model.image_input
         assert image is not None

@@ -44,6 +44,14 @@ class ProtocolError(Exception):
         super().__init__(message)
         self.status = status
 
+    def forget(self) -> None:
+        """Drops where and from what it was raised, to be called once it is told to the client.
+
+        Its frames hold the request's images and the model, in a cycle with the future that it was raised from: all of
+        that would stay in memory until Python looks for cycles.
+        """
+        self.__traceback__ = self.__context__ = None
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:

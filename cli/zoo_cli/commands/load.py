@@ -20,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
 def _load(
     out: Output,
     url: Annotated[str, typer.Argument(metavar="URL", help="Address of the server, such as http://127.0.0.1:8000.")],
-    model: Annotated[str | None, typer.Option(help="Name of the model; not needed for a `zoo serve` of one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model; only a `zoo serve` of one tells it.")] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(metavar="DATA|IMAGE", help="Sends these image files; else tensors. May be repeated."),
@@ -53,13 +53,25 @@ def _load(
 
 
 def _words(out: Output, result: dict[str, Any]) -> None:
-    headers = ["connections", "answers/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "requests", "failed", "429"]
+    headers = [
+        "connections",
+        "answers/s",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+        "max ms",
+        "requests",
+        "failed",
+        "429",
+        "429: p99 ms",
+    ]
     cells = [
         [
             row["connections"],
             *(row[name] for name in ("per_s", "p50_ms", "p95_ms", "p99_ms", "max_ms", "requests")),
             ", ".join(f"{count} {name}" for name, count in row["failures"].items()) or "-",
             percent(row["refused_share"]),
+            row["refused_p99_ms"],
             percent(row["generator_share"]),
         ]
         for row in result["rows"]
