@@ -16,13 +16,14 @@ import pytest
 from servers import Server, Start
 
 from zoo.serve.model import ServedOnnx
-from zoo.serve.repository import Place
-from zoo.serve.request import ServeRequest
+from zoo.serve.repository import Place, Repository
+from zoo.serve.request import ModelSettings, ServeRequest
 from zoo.serve.run import load_model
 from zoo.serving.app import App
 from zoo.serving.http import Request, Response
 from zoo.serving.inference import Inference
 from zoo.serving.models import Models, Served
+from zoo.serving.repository import RepositoryControl
 
 TENSORS = (
     b'{"inputs": [{"name": "a", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]},'
@@ -95,15 +96,20 @@ def test_at_the_start_a_good_version_serves_beside_a_bad_one(
 def test_nothing_keeps_a_model_that_was_replaced(model: Path, dataset: Path) -> None:
     """Not even what was refused: Python may look for cycles much later."""
     image = min((dataset / "test").rglob("*.jpg")).read_bytes()
-    settings = ServeRequest(models=(model,), device="cpu", threads=1)
+    settings = ServeRequest(models=(model,), device="cpu", settings=ModelSettings(threads=1))
 
     async def main() -> bool:
         models = Models()
 
-        def put() -> weakref.ref[ServedOnnx]:
-            loaded = load_model(Place("shapes", 1, model), settings)
-            models.put(Served(loaded, loaded.pace, max_queue=10))
+        def load(place: Place) -> ServedOnnx:
+            return load_model(place, settings)
+
+        def put(loaded: ServedOnnx) -> weakref.ref[ServedOnnx]:
+            models.put(Served(loaded, loaded.pace, max_queue=10, max_delay=0.0))
             return weakref.ref(loaded)
+
+        async def remove(_: Place) -> None:
+            return None
 
         async def ask(body: bytes) -> int:
             request = Request("POST", b"/predict", {}, "local")
@@ -111,10 +117,12 @@ def test_nothing_keeps_a_model_that_was_replaced(model: Path, dataset: Path) -> 
             answer = app(request)
             return (answer if isinstance(answer, Response) else await answer).status
 
-        first = put()
-        app = App(models, Inference(models, timeout=None, workers=1), max_body=10**6)
+        repository = Repository([model], load=load, put=put, remove=remove, is_required=lambda _: True)
+        first = put(*repository.load_all())
+        control = RepositoryControl(repository, may_load=False)
+        app = App(models, Inference(models, timeout=None, workers=1), control, required=(), max_body=10**6)
         assert [await ask(body) for body in (image, image[:-100], b"none", b"")] == [200, 400, 400, 400]
-        put()
+        put(load(Place("shapes", 1, model)))
         await asyncio.sleep(0.2)  # threads end
         return first() is None
 
