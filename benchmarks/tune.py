@@ -46,7 +46,7 @@ _BACKBONES = (
     "torchvision/convnext_tiny",
 )
 _CLASSES = 5
-_REST_SECONDS = 0.3
+_REST_SECONDS = 0.1
 
 
 def main() -> None:
