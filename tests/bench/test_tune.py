@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from zoo.bench.tune import CLEARLY, MOSTLY, tune
+from zoo.bench.tune import CLEARLY, MOSTLY, Goal, tune
 from zoo.errors import ModelError
 from zoo.progress import Silent
 from zoo.runtime.model import OnnxModel
@@ -37,12 +37,14 @@ def test_never_worse_than_the_defaults(budget: float, own_model: Path) -> None:
         assert (found["gain"], found["tried"]) == (1, 0)
 
 
-@pytest.mark.parametrize("goal", ["latency", "throughput"])
-def test_threads_in_each_others_way(goal: str, own_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("goal", "budget"), [("latency", 8), pytest.param("throughput", 24, marks=pytest.mark.slow)])
+def test_threads_in_each_others_way(
+    goal: Goal, budget: float, own_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     many = 4 * (os.cpu_count() or 1)
     for module in ("settings", "tuned"):
         monkeypatch.setattr(f"zoo.runtime.{module}.available_threads", lambda: many)
-    found = tune(own_model, device="cpu", batch=8, goal=goal, budget=8, progress=Silent())  # type: ignore[arg-type]
+    found = tune(own_model, device="cpu", batch=8, goal=goal, budget=budget, progress=Silent())
     assert found["gain"] > 1.2
     assert found["file"] == str(tuned_path(own_model))
     assert OnnxModel(own_model, device="cpu").settings == SessionSettings.from_json(found["best"])

@@ -30,6 +30,8 @@ _CALLERS = 2
 _SEARCH_ROUNDS = 4
 _SEARCH_SHARE = 0.6
 """Of the budget; the rest compares what was found with the defaults again, since the best of many was also lucky."""
+_HOPELESS = 2.0
+"""Candidates whose calls take so many times as long as the quickest one's are not measured further."""
 _WARM_SHARE = 0.03
 """Of the time of a contender: within ten times as much it has to settle."""
 
@@ -46,10 +48,11 @@ def tune(
 ) -> dict[str, Any]:
     """Writes the fastest settings found within `budget` seconds beside the model, where they are clearly faster.
 
-    Threads and how they wait are searched by successive halving (Jamieson and Talwalkar 2016): all candidates take
-    turns, the faster half stays. What is left meets the defaults once more, and only what is at least 3 % and in 8 of
-    10 rounds faster there is kept; otherwise the model has no tuned settings afterwards. `latency` counts one call at
-    a time, as `zoo serve` makes them; `throughput` two at once, as programs with several threads do.
+    Threads and how they wait are searched by successive halving (Jamieson and Talwalkar 2016): the candidates that are
+    not hopeless after two calls take turns, the faster half stays. What is left meets the defaults once more, and only
+    what is at least 3 % and in 8 of 10 rounds faster there is kept; otherwise the model has no tuned settings
+    afterwards. `latency` counts one call at a time, as `zoo serve` makes them; `throughput` two at once, as programs
+    with several threads do.
 
     Raises ModelError for a file that does not load, and where settings cannot be put beside it.
     """
@@ -105,16 +108,16 @@ class _Search:
         self.tried = 0
         loaded = OnnxModel(model, device=provider, settings=SessionSettings.default())
         self._feeds: Sequence[Feeds] = model_feeds(loaded, batch=batch, images=images)
-        call = self._call(loaded)
-        first_call(call, model, batch)
-        began = time.perf_counter()
-        call()
-        self._call_seconds = time.perf_counter() - began
+        first_call(self._call(loaded), model, batch)
+        self._call_seconds: dict[SessionSettings, float] = {}
 
     def halve(self, candidates: Sequence[SessionSettings], seconds: float) -> SessionSettings:
         """The fastest of as many of the candidates as `seconds` allow; the first where they allow no comparison."""
         stages = max(1, (len(candidates) - 1).bit_length())
-        left = self._fitting(candidates, seconds / stages, _SEARCH_ROUNDS)
+        began = time.perf_counter()
+        hopeful = self._hopeful(candidates, seconds / stages)
+        seconds -= time.perf_counter() - began
+        left = self._fitting(hopeful, seconds / stages, _SEARCH_ROUNDS)
         self.tried += len(left) if len(left) > 1 else 0
         while len(left) > 1:
             timings = self._measure(left, seconds / stages, _SEARCH_ROUNDS)
@@ -138,10 +141,26 @@ class _Search:
         warm = each * _WARM_SHARE
         return take_turns(calls, seconds=each / 2, fewest=rounds, rounds=rounds, warm_seconds=warm, rests=rests)
 
+    def _hopeful(self, candidates: Sequence[SessionSettings], seconds: float) -> list[SessionSettings]:
+        """Those of the first, as many as there is time for, whose second call is not far behind the quickest one."""
+        until = time.perf_counter() + seconds
+        for settings in candidates:
+            if time.perf_counter() < until:
+                self._call_seconds[settings] = self._second_call(settings)
+        quickest = min(self._call_seconds.values(), default=0.0)
+        return [each for each, taken in self._call_seconds.items() if taken < _HOPELESS * quickest]
+
+    def _second_call(self, settings: SessionSettings) -> float:
+        call = self._call(OnnxModel(self._path, device=self._provider, settings=settings))
+        call()
+        began = time.perf_counter()
+        call()
+        return time.perf_counter() - began
+
     def _fitting(self, settings: Sequence[SessionSettings], seconds: float, rounds: int) -> list[SessionSettings]:
         """The first of them, as many as can be called twice in each of the rounds, and to settle."""
         needed = itertools.accumulate(
-            (2 * rounds + 2) * self._call_seconds + rounds * each.rest_seconds for each in settings
+            (2 * rounds + 2) * self._call_seconds[each] + rounds * each.rest_seconds for each in settings
         )
         return [each for each, total in zip(settings, needed, strict=True) if total <= seconds]
 
