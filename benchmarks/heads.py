@@ -32,7 +32,7 @@ from zoo.nn.calibrate import fit_temperature
 from zoo.nn.engine import generator, make_fabric
 from zoo.nn.inference import features
 from zoo.nn.linear import L2_GRID, Labelled, fit_linear, standardise
-from zoo.nn.ridge import left_out_scores
+from zoo.nn.ridge import Spectrum, left_out_scores
 from zoo.progress import Silent
 from zoo.runtime.threads import available_threads
 
@@ -104,7 +104,7 @@ def _ridge(few: Labelled, images: Tensor, classes: int) -> Tensor:
     inside, outside = (few[0].double() - mean) / scale, (images.double() - mean) / scale
     gram, targets = inside @ inside.T, F.one_hot(few[1], classes).double()
     strengths = gram.new_tensor(L2_GRID) * inside.shape[1]
-    scores = left_out_scores(gram, few[1], classes, strengths)
+    scores = left_out_scores(Spectrum.of_gram(gram), few[1], classes, strengths)
     best = int((scores - targets).square().mean((1, 2)).argmin())
     penalty = len(few[1]) * strengths[best] * torch.eye(len(few[1]), dtype=gram.dtype)
     level = targets.mean(0)

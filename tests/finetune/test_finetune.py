@@ -19,7 +19,6 @@ from zoo.catalogue.weights import weights_path
 from zoo.errors import RunError, UsageError
 from zoo.evaluate import evaluate
 from zoo.export.run import export
-from zoo.finetune import job
 from zoo.finetune.curves import LearningCurve
 from zoo.finetune.job import Job
 from zoo.finetune.loop import Training
@@ -321,11 +320,11 @@ def test_a_backbone_without_its_last_stages_trains_and_exports(
         finetune(_request(dataset, strategy=strategy, drop_stages=4), tmp_path / "none", environment, Silent())
 
 
+@pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_a_probe_that_sees_lower_stages_exports(
-    dataset: Path, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    head: str, dataset: Path, environment: Environment, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(job, "choose_taps", lambda *_, **__: 2)
-    finetune(_request(dataset, strategy="probe"), tmp_path / "run", environment, Silent())
+    finetune(_request(dataset, strategy="probe", head=head, taps=2), tmp_path / "run", environment, Silent())
     assert RunFolder.open(tmp_path / "run").read_model().taps == (1, 2)
     parity = export(tmp_path / "run", tmp_path / "m.onnx", catalogue=environment.catalogue, progress=Silent())["parity"]
     assert parity["max_abs"] < 1e-4
@@ -338,6 +337,13 @@ def test_a_probe_that_sees_lower_stages_exports(
         progress=Silent(),
     )
     assert found["accuracy"] == RunFolder.open(tmp_path / "run").read("result")["test_accuracy"]
+
+
+def test_taps_there_are_not(dataset: Path, environment: Environment, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--taps 4: glyphnet has 3 stages below"):
+        finetune(_request(dataset, strategy="probe", taps=4), tmp_path / "run", environment, Silent())
+    with pytest.raises(UsageError, match="--taps 1: 0 or more, and with --strategy probe, not 'full'"):
+        _request(dataset, strategy="full", taps=1)
 
 
 UNSTEADY = """

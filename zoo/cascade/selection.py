@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zoo.nn.engine import generator
 from zoo.nn.linear import standardise
+from zoo.nn.ridge import Spectrum
 from zoo.nn.tap_choice import CHOICE_ROWS, left_out_right, tells_more
 
 
@@ -32,7 +33,7 @@ def select(
     if len(labels) > CHOICE_ROWS:
         rows = torch.randperm(len(labels), generator=generator(seed, "rows to choose backbones by"))[:CHOICE_ROWS]
     grams, truth = [_gram(found[rows].double(), widths) for found, widths in features], labels[rows]
-    right = [left_out_right(gram, truth, classes) for gram in grams]
+    right = [left_out_right(Spectrum.of_gram(gram), truth, classes) for gram in grams]
     costs = costs if costs is not None else [0.0] * len(grams)
     affordable = [number for number, cost in enumerate(costs) if cost <= budget]
     best = max(affordable, key=lambda number: float(right[number].mean()))
@@ -42,7 +43,7 @@ def select(
         for number in affordable
         if number not in chosen and sum(costs[each] for each in (*chosen, number)) <= budget
     ]:
-        tried = {number: left_out_right(gram + grams[number], truth, classes) for number in left}
+        tried = {number: left_out_right(Spectrum.of_gram(gram + grams[number]), truth, classes) for number in left}
         best = max(tried, key=lambda number: float(tried[number].mean()))
         if not tells_more(tried[best], known):
             break

@@ -35,6 +35,12 @@ def weights_path(spec: WeightsSpec, cache: Path) -> Path:
     return cache / _FOLDER / digest[:_SHORT] / name
 
 
+def is_at_hand(spec: WeightsSpec, cache: Path) -> bool:
+    """Whether the file of a pretrained set can be had without a network."""
+    address = urlparse(spec.url)
+    return weights_path(spec, cache).is_file() or (address.scheme == "file" and Path(unquote(address.path)).is_file())
+
+
 def fetch_weights(spec: WeightsSpec, cache: Path, *, mirror: str | None = None, progress: Progress) -> Path:
     """The file of a pretrained set, digest verified: from a package, from `cache/weights`, or downloaded there.
 

@@ -139,7 +139,11 @@ class Job(Work):
         began = time.monotonic()
         # A head that is solved in closed form is solved for the validation images too; others stop at training ones.
         linear = isinstance(self.model.head, nn.Linear)
-        taps = self._choose_taps() if linear else 0
+        taps = self.request.taps
+        if taps is None:
+            taps = self._choose_taps() if linear else 0
+        if taps:
+            self._see_taps(taps)
         held_out = self._fit_head(taps=taps, refit=linear)
         self.model.eval()
         if self.data.of("test"):
@@ -152,21 +156,28 @@ class Job(Work):
         return _Outcome(plan=self.plan, position=position, held_out=held_out, fitted=fitted)
 
     def _choose_taps(self) -> int:
-        """Lets the head of a probe see as many lower stages as help, and gives their number."""
-        sources, record = self._sources, self.run.read_model()
-        every = len(sources.taps)
-        features, truth = sources.features("train", taps=every)
-        classes = len(self.data.classes)
-        count = choose_taps((features[:, 0], truth), sources.widths(every), classes=classes, seed=self.request.seed)
-        taps = tuple(sources.taps[every - count :])
-        self.run.write_model(asdict(self.request), replace(record, taps=taps))
-        self.model.taps = make_taps(taps, self.resolved.staged.stages)
-        self.model.head = self.resolved.head.spec.build(sum(sources.widths(count)), classes, record.head_options)
-        if taps:
+        """How many lower stages the head of a probe should see."""
+        every = len(self._sources.taps)
+        features, truth = self._sources.features("train", taps=every)
+        train, widths = (features[:, 0], truth), self._sources.widths(every)
+        count = choose_taps(train, widths, classes=len(self.data.classes), seed=self.request.seed)
+        if count:
+            taps = self._sources.taps[every - count :]
             self.progress.say(
                 f"the head also sees stages {', '.join(map(str, taps))}: they tell more than the last one"
             )
         return count
+
+    def _see_taps(self, count: int) -> None:
+        """Gives the model a head that sees so many lower stages beside the embedding."""
+        sources, record = self._sources, self.run.read_model()
+        taps = tuple(sources.taps[len(sources.taps) - count :])
+        self.run.write_model(asdict(self.request), replace(record, taps=taps))
+        self.model.taps = make_taps(taps, self.resolved.staged.stages)
+        width, classes = sum(sources.widths(count)), len(self.data.classes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.request.seed, "init"))
+            self.model.head = self.resolved.head.spec.build(width, classes, record.head_options)
 
     def _fit_head(self, *, taps: int, refit: bool) -> dict[Split, Labelled]:
         """Puts the best head on pretrained features; logits and labels of the validation images."""

@@ -28,6 +28,7 @@ from zoo.nn.chain import IMAGE, Adapter, ChainEntry, fits, gives_images
 from zoo.nn.composite import CompositeEntry
 from zoo.nn.engine import make_fabric, place
 from zoo.nn.preprocess import Preprocess
+from zoo.nn.ridge import Spectrum
 from zoo.nn.side_by_side import FusedEntry
 from zoo.nn.tap_choice import grams_from_the_top, left_out_right
 from zoo.nn.taps import make_taps
@@ -286,4 +287,4 @@ def _accuracy(batches: Sequence[Sequence[Tensor]], labels: Tensor, classes: int)
     """How many labels [N] ridge regression gets right with each image left out, with as many taps as are best."""
     groups = [torch.cat(rows).double() for rows in zip(*batches, strict=True)]
     grams = grams_from_the_top(torch.cat(groups, 1), [group.shape[1] for group in groups])
-    return max(float(left_out_right(gram, labels, classes).mean()) for gram in grams)
+    return max(float(left_out_right(Spectrum.of_gram(gram), labels, classes).mean()) for gram in grams)

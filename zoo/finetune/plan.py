@@ -159,6 +159,10 @@ def make_plan(request: FinetuneRequest, spec: BackboneSpec, input_spec: ImageInp
     for option, asked in (("--lr-race", request.lr_race), ("--trials", request.trials)):
         if asked and not data.of("val"):
             raise UsageError(f"{option}: no validation images to judge by; leave it out or give --val-share")
+    if request.taps is not None and request.taps >= len(spec.stages):
+        raise UsageError(
+            f"--taps {request.taps}: {spec.name} has {len(spec.stages) - 1} stages below its embedding's; give no more"
+        )
     phases = _phases(request, strategy, spec, epochs)
     frozen = phases[-1].freeze_stages
     scale = request.lr / strategy.lr if request.lr is not None and strategy.lr else 1.0

@@ -71,6 +71,8 @@ class FinetuneRequest:
     Of activations, when None: one for every four epochs, but three to eight. Of the features of a probe: five of up to
     250 images, fewer of more, one of more than 1,000.
     """
+    taps: int | None = None
+    """How many stages below the embedding the head of a probe sees beside it; as many as help when None."""
     patience: int | None = None
     """Evaluations without a better validation score before training stops; 0 never stops early."""
     shots: int | None = None
@@ -109,6 +111,8 @@ class FinetuneRequest:
             raise UsageError(f"--freeze-stages goes with --strategy partial, not {self.strategy!r}")
         if self.strategy == "probe" and (given := self.training_options()):
             raise UsageError(f"{given[0]} means nothing to a probe, which takes no training steps; leave it out")
+        if self.taps is not None and (self.taps < 0 or self.strategy != "probe"):
+            raise UsageError(f"--taps {self.taps}: 0 or more, and with --strategy probe, not {self.strategy!r}")
         adapted = self.strategy in ("lora", "dora")
         if self.rank is not None and not adapted:
             raise UsageError(f"--rank goes with --strategy lora or dora, not {self.strategy!r}")

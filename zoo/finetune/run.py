@@ -147,13 +147,38 @@ def open_sources(
     if like is not None:
         request = replace(request, device=like.device, threads=like.threads)
     resolved = _resolve(request, data, environment, progress)
+    return _sources(request, resolved, run.read_model(), data, run, environment, progress)
+
+
+def probe_sources(
+    request: FinetuneRequest, data: DataSet, run: RunFolder, environment: Environment, progress: Progress
+) -> Sources:
+    """The images of `data` as a probe of the backbone of `request`, a single one, would take them in.
+
+    Nothing of it is written into `run`.
+    """
+    request = replace(request, strategy="probe")
+    [resolved] = resolve(request, environment, progress)
+    record = resolved.record(data.classes, head_options(resolved, request))
+    return _sources(request, resolved, record, data, run, environment, progress)
+
+
+def _sources(
+    request: FinetuneRequest,
+    resolved: Resolved,
+    record: ModelRecord,
+    data: DataSet,
+    run: RunFolder,
+    environment: Environment,
+    progress: Progress,
+) -> Sources:
     return Sources(
         request=request,
         resolved=resolved,
         data=data,
         plan=make_plan(request, resolved.staged, resolved.input, data),
         store=_store(data, resolved),
-        model=_build(request, resolved, run.read_model()),
+        model=_build(request, resolved, record),
         fabric=make_fabric(request.device, request.threads or available_threads()),
         environment=environment,
         progress=progress,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from zoo.data.dataset import Split
+from zoo.data.dataset import Sample, Split
 from zoo.data.store import labels
 from zoo.errors import UsageError
 from zoo.finetune.boundary import ActivationBatches, Prefix, measure_costs, view_count
@@ -44,8 +44,11 @@ class Sources(Work):
 
         All taps are kept on disk together, so that a probe and the start of another strategy share one pass.
         """
-        samples, width = self.data.of(split), sum(self.widths(taps))
-        what = f"features of {_NAMES[split]} images"
+        return self.features_of(self.data.of(split), f"features of {_NAMES[split]} images", taps=taps, views=views)
+
+    def features_of(self, samples: Sequence[Sample], what: str, *, taps: int, views: int = 1) -> Labelled:
+        """Like `features`, of any samples, called `what` in the progress."""
+        width = sum(self.widths(taps))
         rows = [
             self._extractor.of(samples, what if views == 1 else f"{what}, view {number} of {views}", view)[:, -width:]
             for number, view in enumerate(self._views(views), 1)

@@ -135,9 +135,7 @@ def _trial(seen: Labelled, held_out: Labelled | None, classes: int, seed: int) -
     # Single precision: the choice between strengths does not hang on the seventh digit.
     features, labels = seen[0].float(), seen[1]
     if len(labels) > (most := _most_to_choose_by(features, classes)):
-        # By their place in their class, counted in its size: all classes alike, and at least one of each.
-        rank = _ranks(labels, seed, "rows to choose by")
-        rows = (rank / torch.bincount(labels)[labels]).argsort(stable=True)[:most]
+        rows = stratified(labels, most, seed, "rows to choose by")
         features, labels = features[rows], labels[rows]
     grid = features.new_tensor(L2_GRID)
     if held_out is not None:
@@ -207,6 +205,12 @@ def _leave_out(samples: Labelled, seed: int) -> tuple[Labelled, Labelled]:
     features, labels = samples
     tested = _folds(labels, seed) == 0
     return (features[~tested], labels[~tested]), (features[tested], labels[tested])
+
+
+def stratified(labels: Tensor, most: int, seed: int, purpose: str) -> Tensor:
+    """At most so many rows [M] of samples with these labels [N]: of all classes alike, and at least one of each."""
+    # By their place in their class, counted in its size.
+    return (_ranks(labels, seed, purpose) / torch.bincount(labels)[labels]).argsort(stable=True)[:most]
 
 
 def _ranks(labels: Tensor, seed: int, purpose: str) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.nn.engine import generator
 from zoo.nn.linear import L2_GRID, Labelled, standardise
-from zoo.nn.ridge import left_out_scores
+from zoo.nn.ridge import Spectrum, left_out_scores
 
 CHOICE_ROWS = 2_000
 """More training rows than these are not needed to choose by."""
@@ -29,7 +29,8 @@ def choose_taps(train: Labelled, widths: Sequence[int], *, classes: int, seed: i
     if len(labels) > CHOICE_ROWS:
         rows = torch.randperm(len(labels), generator=generator(seed, "rows to choose taps by"))[:CHOICE_ROWS]
         features, labels = features[rows], labels[rows]
-    right = [left_out_right(gram, labels, classes) for gram in grams_from_the_top(features, widths)]
+    grams = grams_from_the_top(features, widths)
+    right = [left_out_right(Spectrum.of_gram(gram), labels, classes) for gram in grams]
     accuracy = [float(row.mean()) for row in right]
     best = max(accuracy)
     chosen = next(taps for taps, value in enumerate(accuracy) if value > best - _GAIN)
@@ -54,8 +55,11 @@ def tells_more(right: Tensor, before: Tensor) -> bool:
     return float(difference.mean()) >= max(_GAIN, error)
 
 
-def left_out_right(gram: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """For each sample [N], 1 where the ridge solution fitted without it is right about it; at the best strength."""
-    scores = left_out_scores(gram, labels, classes, gram.new_tensor(L2_GRID))
+def left_out_right(spectrum: Spectrum, labels: Tensor, classes: int) -> Tensor:
+    """For each sample [N], 1 where the ridge solution fitted without it is right about it; at the best strength.
+
+    `spectrum` is that of the centred features.
+    """
+    scores = left_out_scores(spectrum, labels, classes, spectrum.left.new_tensor(L2_GRID))
     error = (scores - torch.nn.functional.one_hot(labels, classes)).square().mean((1, 2))
     return (scores[int(error.argmin())].argmax(1) == labels).double()

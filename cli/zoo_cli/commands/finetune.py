@@ -112,6 +112,9 @@ def _finetune(
         typer.Option("--compile", help="Train through torch.compile (auto: on a GPU, where it pays)."),
     ] = "auto",
     views: Annotated[int | None, typer.Option(min=1, help="Views of each image that frozen stages see.")] = None,
+    taps: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="With probe: lower stages the head sees, too.")
+    ] = None,
     patience: Annotated[int | None, typer.Option(min=0, help="Evaluations without gain before stopping.")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Use only so many training images per class.")] = None,
     val_share: Annotated[float | None, typer.Option(help="Share of the training images held out.")] = None,
@@ -197,6 +200,7 @@ def _finetune(
             cache=cache,
             compile=compile_,
             views=views,
+            taps=taps,
             patience=patience,
             shots=shots,
             val_share=val_share,

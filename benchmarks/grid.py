@@ -1,0 +1,163 @@
+"""Every backbone with every strategy on every data set: the cells that `benchmarks/regret.py` judges choices by.
+
+    python benchmarks/grid.py SHARED --cells benchmarks/grid.jsonl --only flowers5 --only digits
+
+SHARED holds `data/*.zip` and `weights/*.pth`. Cells are appended to a file of JSON lines as they are finished; those
+that are there are not measured again, so that a grid that was cut off goes on, and its parts can be measured by several
+processes. A cell is one training with a small budget, the same for all: 200 steps (400 from scratch), and 128 x 128
+pixels for networks that were pretrained at 224. Where a class has too few images for a slice, the cell says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.artifacts.files import sha256_file
+from zoo.artifacts.runs import RunFolder
+from zoo.catalogue import Catalogue
+from zoo.data.dataset import DataSet
+from zoo.data.splits import open_dataset
+from zoo.data.store import labels
+from zoo.errors import ZooError
+from zoo.finetune.request import FinetuneRequest
+from zoo.finetune.resolve import Environment
+from zoo.finetune.run import finetune
+from zoo.progress import Silent
+
+DATA_SETS = ("flowers5", "trashnet6", "sign_digits10", "bccd_cells3", "aerial_patches5", "digits")
+SHOTS = (5, 20, 100, None)
+WEIGHTS = {
+    "torchvision/squeezenet1_1": "squeezenet1_1-dc19ae52.pth",
+    "torchvision/mobilenet_v2": "mobilenet_v2-4b92a41a.pth",
+    "cifar/resnet20": "cifar10_resnet20-52531237.pth",
+    "cifar/resnet56": "cifar10_resnet56-b0110680.pth",
+    "tiny/glyphnet": None,
+}
+STRATEGIES = ("probe", "multi-tap", "partial", "lp-ft", "scratch")
+STEPS = 200
+SMALLER = 128
+"""Pixels for backbones that were pretrained at 224."""
+FEW = 10
+"""Of fewer images per class a fifth is held out, too, or nothing could be chosen by validation."""
+
+
+def environment(shared: Path, cache: Path) -> Environment:
+    """The installed plugins, `cifar` among them, whose weights are the files in `shared`."""
+    known = Catalogue.installed()
+    return Environment(catalogue=Catalogue.installed(None, [_registry(known, shared / "weights")]), cache=cache)
+
+
+def _registry(known: Catalogue, folder: Path) -> dict[str, Any]:
+    """A registry that names the files in `folder` as one more pretrained set of their backbones."""
+    backbones = []
+    for name, file in WEIGHTS.items():
+        if file is not None:
+            entry, _ = known.find_backbone(name)
+            path = (folder / file).resolve()
+            facts = {"tag": "shared", "url": path.as_uri(), "sha256": sha256_file(path), "file_name": file}
+            weights = {**asdict(entry.spec.weights[0]), **facts}
+            backbones.append({"id": entry.id, "weights": [json.loads(json.dumps(weights))]})
+    return {"schema": 1, "plugins": [], "backbones": backbones}
+
+
+def request(
+    data: str, backbone: str, strategy: str, shots: int | None, seed: int, train_images: int
+) -> FinetuneRequest:
+    """One cell as a request."""
+    tag = "@shared" if WEIGHTS[backbone] and strategy != "scratch" else ""
+    words: dict[str, Any] = {"strategy": "probe", "taps": 0} if strategy == "probe" else {"strategy": strategy}
+    if strategy == "multi-tap":
+        words = {"strategy": "probe"}
+    elif strategy != "probe":
+        per_epoch = max(1, -(-train_images // 32))
+        words["epochs"] = -(-STEPS * (2 if strategy == "scratch" else 1) // per_epoch)
+    return FinetuneRequest(data=data, backbone=backbone + tag, seed=seed, **budget(backbone, shots), **words)
+
+
+def budget(backbone: str, shots: int | None) -> dict[str, Any]:
+    """What is the same for all strategies: how images are split and how large they are."""
+    size = SMALLER if backbone.startswith("torchvision/") else None
+    share = 0.2 if shots is not None and shots < FEW else None
+    return {"device": "cpu", "shots": shots, "val_share": share, "input_size": size, "checkpoint_seconds": 1e9}
+
+
+def measure(asked: FinetuneRequest, around: Environment, data: DataSet) -> dict[str, Any]:
+    """What one training comes to: accuracies, the validation loss, seconds and those of the processors."""
+    with tempfile.TemporaryDirectory() as folder:
+        began, used = time.perf_counter(), _processor_seconds()
+        result = finetune(asked, Path(folder) / "run", around, Silent())
+        cost = {"seconds": time.perf_counter() - began, "cpu_seconds": _processor_seconds() - used}
+        said = RunFolder(Path(folder) / "run").read_predictions()["val"]
+    truth = labels(data.of("val"))
+    loss = -float(np.log(np.maximum(said[np.arange(len(truth)), truth], 1e-9)).mean()) if len(truth) else None
+    kept = {name: result[name] for name in ("val_accuracy", "test_accuracy", "steps", "train_images")}
+    return {**kept, "val_loss": loss, **{name: round(value, 2) for name, value in cost.items()}}
+
+
+def _processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def cells(seeds: int) -> Iterator[dict[str, Any]]:
+    """The names of all cells, the cheap ones of each data set first."""
+    for seed in range(seeds):
+        for data in DATA_SETS:
+            for shots in SHOTS:
+                for strategy in STRATEGIES:
+                    for backbone in WEIGHTS:
+                        yield {"data": data, "shots": shots, "backbone": backbone, "strategy": strategy, "seed": seed}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The cells that are there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def source(data: str, shared: Path) -> str:
+    """The data set of that name as an argument of the command line."""
+    return "builtin:digits" if data == "digits" else str(shared / "data" / f"{data}.zip")
+
+
+def main() -> None:
+    """Command line of the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shared", type=Path)
+    parser.add_argument("--cells", type=Path, required=True)
+    parser.add_argument("--only", action="append", help="only these data sets, backbones, strategies, slices")
+    parser.add_argument("--skip", action="append", default=[], help="none of these")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--cache", type=Path, required=True, help="features are kept here")
+    arguments = parser.parse_args()
+    around = environment(arguments.shared, arguments.cache)
+    for name in cells(arguments.seeds):
+        words = {str(value) for value in name.values()}
+        if (arguments.only and not words & set(arguments.only)) or words & set(arguments.skip):
+            continue
+        if any(name.items() <= cell.items() for cell in read(arguments.cells)):
+            continue
+        asked = source(name["data"], arguments.shared)
+        split = {"shots": name["shots"], "val_share": budget(name["backbone"], name["shots"])["val_share"]}
+        try:
+            data = open_dataset(asked, cache=around.cache, progress=Silent(), seed=name["seed"], **split)
+            facts = measure(request(**name | {"data": asked}, train_images=len(data.of("train"))), around, data)
+        except ZooError as error:
+            facts = {"error": str(error)}
+        with arguments.cells.open("a") as file:
+            file.write(json.dumps(name | facts) + "\n")
+        print(name, facts, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Which backbone and which strategy suit a data set, measured on it."""
