@@ -14,7 +14,10 @@ from zoo.testing import check_backbone, check_head
 CATALOGUE = Catalogue.installed({"torchvision", "heads", "tiny"})
 DEEP = ("squeezenet1_1", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf", "vit_b_16", "swin_t")
 """One of each kind of graph is exported too; the others of a family differ in numbers only."""
-LARGE = ("vit_b_16_384", "resnet101", "regnet_y_8gf", "convnext_small")
+LARGE = (
+    *("vit_b_16_384", "resnet34", "resnet50", "resnet101", "regnet_y_8gf", "convnext_small"),
+    *("efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_v2_s"),
+)
 """Left to `exhaustive`: a smaller one of the family is checked."""
 NAMES = [entry.spec.name for entry in CATALOGUE.backbones if entry.plugin.name == "torchvision"]
 

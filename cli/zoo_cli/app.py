@@ -24,6 +24,7 @@ from zoo_cli.commands import (
     plugins,
     predict,
     quickstart,
+    recommend,
     registry,
     report,
     serve,
@@ -65,10 +66,12 @@ def _root(
 
 for module in (
     quickstart,
+    recommend,
     list_,
     show,
     plugins,
     weights,
+    recommend,
     finetune,
     cascade,
     evaluate,

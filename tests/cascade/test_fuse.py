@@ -232,8 +232,9 @@ def test_backbones_side_by_side_give_what_each_gives(untrained: dict[str, str], 
     assert pooled.shape[1] == sum(feature_widths(spec, taps))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["lp-ft", "gradual"])
+@pytest.mark.parametrize(
+    "strategy", [pytest.param("lp-ft", marks=pytest.mark.exhaustive), pytest.param("gradual", marks=pytest.mark.slow)]
+)
 def test_branches_are_trained_together(
     strategy: str, untrained: dict[str, str], environment: Environment, zoo: Zoo, tmp_path: Path
 ) -> None:

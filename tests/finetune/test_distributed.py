@@ -233,7 +233,7 @@ def uninterrupted(dataset: Path, cache: Path, tmp_path_factory: pytest.TempPathF
 @pytest.mark.parametrize(
     ("how", "options"),
     [
-        pytest.param("kill", ("scratch",), marks=pytest.mark.slow),
+        pytest.param("kill", ("scratch",), marks=pytest.mark.exhaustive),
         pytest.param("ctrl-c", ("gradual", "--cache", "always"), marks=pytest.mark.slow),
         pytest.param("terminate all", ("scratch",), marks=pytest.mark.exhaustive),
     ],

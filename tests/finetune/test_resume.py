@@ -20,7 +20,7 @@ from zoo.artifacts.runs import RunFolder
 
 EPOCHS = "16"
 STRATEGIES = ("probe", "partial", "lp-ft", "gradual", "surgical", "lora", "full", "scratch")
-ALIKE = ("probe", "lp-ft", "surgical", "full", "scratch")
+ALIKE = ("probe", "lp-ft", "gradual", "surgical", "full", "scratch")
 """Left to `exhaustive`: they take the same way through the loop as others here."""
 
 EVERYTHING = {

@@ -16,6 +16,7 @@ from zoo.plugins import Plugin
 from zoo.specs import BackboneSpec, WeightsSpec
 
 SCHEMA = 1
+_MEASURED = ("measured_on", "results", "sources")
 _BLANK = " \t\r\n"
 
 
@@ -92,7 +93,7 @@ def keep_measurements(registry: dict[str, Any], before: dict[str, Any]) -> dict[
         {**entry, "latency_ms": measured[key]} if (key := (entry["id"], entry["macs"])) in measured else entry
         for entry in registry["backbones"]
     ]
-    return {**registry, "backbones": backbones, **{k: before[k] for k in ("measured_on",) if k in before}}
+    return {**registry, "backbones": backbones, **{key: before[key] for key in _MEASURED if key in before}}
 
 
 def _backbone(plugin: Plugin, spec: BackboneSpec) -> dict[str, Any]:

@@ -47,6 +47,10 @@ class DataSet:
         """This data set without the files named in `bad`."""
         return replace(self, samples=tuple(s for s in self.samples if s.file not in bad))
 
+    def without_split(self, split: Split) -> DataSet:
+        """This data set without the samples of one split."""
+        return replace(self, samples=tuple(sample for sample in self.samples if sample.split != split))
+
     @property
     def fingerprint(self) -> str:
         """A sha256 over labels, splits and file contents; names and places of files do not count."""

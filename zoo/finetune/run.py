@@ -72,7 +72,25 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     """
     RunFolder.check_free(out)
     parts = resolve(request, environment, progress)
-    data = _open(request, environment, progress)
+    return _begin(request, parts, _open(request, environment, progress), out, environment, progress)
+
+
+def finetune_on(
+    data: DataSet, request: FinetuneRequest, out: Path, environment: Environment, progress: Progress
+) -> dict[str, Any]:
+    """Like `finetune`, on images that are already split: what `request` says of the data is not looked at."""
+    RunFolder.check_free(out)
+    return _begin(request, resolve(request, environment, progress), data, out, environment, progress)
+
+
+def _begin(
+    request: FinetuneRequest,
+    parts: list[Resolved],
+    data: DataSet,
+    out: Path,
+    environment: Environment,
+    progress: Progress,
+) -> dict[str, Any]:
     request, resolved, joint = join_backbones(request, parts, data, environment, progress)
     request, why = _settle(request, data, resolved)
     if request.compare_scratch and not data.of("val"):

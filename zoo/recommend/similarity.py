@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,11 @@ class SourceStatistics:
     def of(cls, embeddings: Numbers) -> SourceStatistics:
         """Those of embeddings [N, D]."""
         return cls(embeddings.mean(0, dtype=np.float64), embeddings.std(0, dtype=np.float64))
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> SourceStatistics:
+        """Those in a row of `sources` of a registry."""
+        return cls(np.array(row["mean"]), np.array(row["std"]))
 
     def distance(self, embeddings: Numbers) -> float:
         """The Frechet distance of embeddings [N, D] from the source, in units of its variance: 0 for the same.

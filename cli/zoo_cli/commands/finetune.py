@@ -15,6 +15,7 @@ import typer
 from zoo.errors import UsageError
 from zoo_cli.command import command
 from zoo_cli.commands.finetune_after import finetune_after, refuse
+from zoo_cli.commands.finetune_from import MAY_STAND_BESIDE, recommended, request_of
 from zoo_cli.options import Device, OnBadSample, Threads
 from zoo_cli.render import Output, count, percent
 from zoo_cli.settings import environment
@@ -37,7 +38,7 @@ def _finetune(
     ] = None,
     backbone: Annotated[
         list[str] | None,
-        typer.Option(help="PLUGIN/NAME or PLUGIN/NAME@TAG, see `zoo list`; several with --cascade."),
+        typer.Option(help="PLUGIN/NAME[@TAG], see `zoo list`; several with --cascade; auto: see `zoo recommend`."),
     ] = None,
     cascade: Annotated[
         Literal["fuse", "chain"] | None,
@@ -133,6 +134,9 @@ def _finetune(
     ] = False,
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Seconds between checkpoints.")] = 30,
     folder: Annotated[Path | None, typer.Option("--out", help="The new run folder (default: runs/<name>).")] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Train what this recommendation.json says.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained.")] = False,
 ) -> None:
@@ -148,6 +152,9 @@ def _finetune(
         if given := _given(context, but=("--resume", "--out", "--devices", "--json", "--quiet", "--verbose")):
             raise UsageError(f"--resume goes on with what {folder} began with; leave out {', '.join(given)}")
         target, request = folder, None
+    elif from_ is not None:
+        request = request_of(from_, _given(context, but=MAY_STAND_BESIDE), device=device, threads=threads)
+        target = folder or _fresh_folder(request, request.strategy)
     else:
         if data is None or not backbone:
             raise UsageError(f"{'DATA' if data is None else '--backbone'} is missing; see `zoo finetune --help`")
@@ -213,6 +220,12 @@ def _finetune(
             compare_scratch=compare_scratch,
             checkpoint_seconds=checkpoint_seconds,
         )
+        if backbone == ["auto"]:
+            if after or dry_run:
+                raise UsageError(f"{'--after' if after else '--dry-run'}: name a backbone for it instead of auto")
+            target = folder or _fresh_folder(request, "auto")
+            request = recommended(out, request, target.with_name(f"{target.name}-recommendation"))
+            folder = target
         if after:
             finetune_after(out, request, after, folder or _fresh_folder(request, "after"))
             return
@@ -231,10 +244,10 @@ def _finetune(
 
                 RunFolder.check_free(folder)  # the probes that choose the backbones take their time
             request = _side_by_side(out, members, max_latency)
-        if dry_run:
-            _show_plan(out, request)
-            return
         target = folder or _fresh_folder(request, request.strategy)
+    if dry_run and request is not None:
+        _show_plan(out, request)
+        return
     try:
         if request is None:
             result = resume_run(target, environment(), out.progress, devices=devices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ def add_to(app: typer.Typer) -> None:
     group = typer.Typer(name="registry", help="Write or check a registry.json.", no_args_is_help=True)
     command(group, "write")(_write)
     command(group, "measure")(_measure)
+    command(group, "record")(_record)
     command(group, "check")(_check)
     app.add_typer(group)
 
@@ -55,6 +57,37 @@ def _measure(out: Output, path: Registry = Path("registry.json")) -> None:
             write_json(path, value)
             task.advance(1, entry["id"])
     out.result(rows, lambda: out.table(["backbone", "ms"], list(rows.items())))
+
+
+def _record(
+    out: Output,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs.")],
+    path: Annotated[Path, typer.Option("--registry", metavar="FILE", help="The registry file.", dir_okay=False)] = Path(
+        "registry.json"
+    ),
+    data: Annotated[str | None, typer.Option(metavar="NAME", help="What to call the data set (as its folder).")] = None,
+) -> None:
+    """Record in a registry how good finished runs are: `zoo recommend` learns from it which ways are worth trying."""
+    from zoo.artifacts.files import write_json
+    from zoo.artifacts.runs import RunFolder
+    from zoo.catalogue.registry import read_registry, validate
+    from zoo.catalogue.results import add_results, result_of
+
+    results = [result_of(RunFolder.open_complete(run), data) for run in runs]
+    value = add_results(read_registry(path), results)
+    validate(value, str(path))
+    write_json(path, value)
+    rows = [asdict(each) for each in results]
+    facts = {"path": str(path), "recorded": rows, "results": len(value["results"])}
+    columns = ("data", "backbone", "strategy", "train_images", "test_accuracy")
+
+    def words() -> None:
+        out.table(
+            ["data", "backbone", "strategy", "images", "test accuracy"], [[row[c] for c in columns] for row in rows]
+        )
+        out.line(f"{path}: {facts['results']} results")
+
+    out.result(facts, words)
 
 
 def _check(out: Output, path: Registry = Path("registry.json"), distribution: Distribution = "zoo") -> None:

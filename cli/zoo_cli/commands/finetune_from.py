@@ -1,0 +1,50 @@
+"""What `zoo finetune` trains where a recommendation says so: `--from FILE` and `--backbone auto`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.errors import UsageError
+from zoo_cli.render import Output
+from zoo_cli.settings import environment
+
+if TYPE_CHECKING:
+    from zoo.finetune.request import FinetuneRequest
+
+MAY_STAND_BESIDE = ("--from", "--out", "--device", "--threads", "--dry-run", "--json", "--quiet", "--verbose")
+"""Options that say nothing of what is trained."""
+
+
+def request_of(path: Path, given: Sequence[str], *, device: str, threads: int | None) -> FinetuneRequest:
+    """The training that the recommendation in a file asks for, on another device and other threads where given.
+
+    Raises UsageError where `given`, the options beside it, ask for something else, or the file is no recommendation.
+    """
+    from zoo.artifacts.files import read_json
+    from zoo.finetune.request import FinetuneRequest
+
+    if given:
+        raise UsageError(f"--from {path} says what is trained; leave out {', '.join(given)}")
+    try:
+        request = FinetuneRequest(**read_json(path)["request"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"not a recommendation: {path} ({error}); give the file that `zoo recommend` wrote") from None
+    return replace(request, device=device if device != "auto" else request.device, threads=threads or request.threads)
+
+
+def recommended(out: Output, asked: FinetuneRequest, folder: Path) -> FinetuneRequest:
+    """The training that suits the data best, `asked` leaving backbone and strategy open; why is said and kept in
+    `folder`."""
+    from zoo.finetune.request import FinetuneRequest
+    from zoo.recommend.run import Limits, recommend
+
+    if asked.strategy != "auto" or asked.weights is not None:
+        option = "--weights" if asked.weights is not None else "--strategy"
+        raise UsageError(f"{option} goes with a backbone of your choice; leave it out, or name one instead of auto")
+    found = recommend(asked, folder, environment(), out.progress, limits=Limits())
+    for sentence in found["why"]:
+        out.remark(sentence)
+    return FinetuneRequest(**found["request"])

@@ -1,0 +1,87 @@
+"""A recommendation in words for somebody who has not chosen a backbone before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from zoo.recommend.circumstances import FEW_PER_CLASS, Circumstances, Similarity, Size
+from zoo.recommend.prior import REFERENCE
+from zoo.recommend.profile import Profile
+from zoo.recommend.race import Entrant, Heat
+
+_RULE: dict[tuple[Size, Similarity], str] = {
+    ("small", "similar"): (
+        "the features fit as they are, and training them would learn these few images by heart: keep the backbone "
+        "frozen, or train it gently"
+    ),
+    ("small", "different"): (
+        "neither do the last features fit, nor are there images to teach new ones: use the features of lower stages, "
+        "which are more general, or train gently"
+    ),
+    ("large", "similar"): (
+        "the features are a good start, and there are images enough to make them better: train on from the head of a "
+        "probe"
+    ),
+    ("large", "different"): (
+        "the features are a start only, and there are images enough to teach new ones: train all of it"
+    ),
+}
+_WORTH = 0.01
+_LIKE = {"similar": "like", "different": "unlike"}
+
+
+def explain(winner: Entrant, best: Profile, circumstances: Circumstances, heats: Sequence[Heat]) -> list[str]:
+    """Sentences: the size of the data and its distance from the source, what was measured, what decided.
+
+    `best` is the profile of the backbone whose features tell most.
+    """
+    size, similarity = circumstances.size, circumstances.similarity
+    return [
+        f"{best.images} training images in {best.classes} classes, {circumstances.per_class:.0f} per class: "
+        f"{size} ({FEW_PER_CLASS} per class are where it becomes worth while to train a backbone).",
+        f"They are {_LIKE[similarity]} what {best.backbone} was trained on: {_distance(best)}.",
+        f"A {size} data set {_LIKE[similarity]} the source: {_RULE[size, similarity]}.",
+        f"Its features alone tell {best.accuracy:.1%} of the images right that a linear head has not seen; five "
+        f"nearest neighbours, to which nothing is fitted, {best.neighbour_accuracy:.1%}.",
+        _more(best.slope[1]),
+        *_decided(winner, heats),
+    ]
+
+
+def _distance(best: Profile) -> str:
+    stage = max(range(len(best.tap_accuracies)), key=best.tap_accuracies.__getitem__)
+    last = len(best.tap_accuracies) - 1
+    where = (
+        "no lower stage tells more than its last one"
+        if stage == last
+        else f"stage {stage} of {last} alone tells {100 * best.gap:.1f} points more than its last one"
+    )
+    return f"{where}, and its pretrained weights take away {best.gain:.0%} of the mistakes that random ones make"
+
+
+def _more(slope: float) -> str:
+    """Whether more images would help."""
+    last = f"twice as many brought {100 * slope:.1f} points"
+    return f"More images would {'still help' if slope > _WORTH else 'change little'}: {last}."
+
+
+def _decided(winner: Entrant, heats: Sequence[Heat]) -> list[str]:
+    found = []
+    learnt = winner.expectation
+    if winner.strategy != REFERENCE:
+        others = (
+            f"on {learnt.data_sets} other data sets with about as many images" if learnt.data_sets else "nowhere else"
+        )
+        found.append(
+            f"By what was seen {others} and here, {winner.strategy} should make {math.exp(learnt.mean):.2f} times the "
+            "mistakes of a probe."
+        )
+    if heats:
+        shown = ", ".join(
+            f"{heat.backbone} {heat.strategy} {heat.val_accuracy:.1%}"
+            + (f" after {heat.share:.0%} of its steps" if heat.share < 1 else "")
+            for heat in heats
+        )
+        found.append(f"Validation accuracy in the race: {shown}.")
+    return [*found, f"So: {winner.strategy} of {winner.backbone}, with an accuracy of about {1 - winner.error:.1%}."]
