@@ -4,8 +4,9 @@
 
 SHARED holds `data/*.zip` and `weights/*.pth`. Cells are appended to a file of JSON lines as they are finished; those
 that are there are not measured again, so that a grid that was cut off goes on, and its parts can be measured by several
-processes. A cell is one training with a small budget, the same for all: 200 steps (400 from scratch), and 128 x 128
-pixels for networks that were pretrained at 224. Where a class has too few images for a slice, the cell says so.
+processes, of one thread each. A cell is one training with a small budget, the same for all: 200 steps (400 from
+scratch), and 128 x 128 pixels for networks that were pretrained at 224. Where a class has too few images for a slice,
+the cell says so.
 """
 
 from __future__ import annotations
@@ -89,7 +90,14 @@ def budget(backbone: str, shots: int | None) -> dict[str, Any]:
     """What is the same for all strategies: how images are split and how large they are."""
     size = SMALLER if backbone.startswith("torchvision/") else None
     share = 0.2 if shots is not None and shots < FEW else None
-    return {"device": "cpu", "shots": shots, "val_share": share, "input_size": size, "checkpoint_seconds": 1e9}
+    return {
+        "device": "cpu",
+        "threads": 1,
+        "shots": shots,
+        "val_share": share,
+        "input_size": size,
+        "checkpoint_seconds": 1e9,
+    }
 
 
 def measure(asked: FinetuneRequest, around: Environment, data: DataSet) -> dict[str, Any]:

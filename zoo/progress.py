@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -26,6 +27,24 @@ class Progress(Protocol):
 class _SilentTask:
     def advance(self, steps: float = 1, note: str | None = None) -> None:
         pass
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Progress of a part of something larger, which says which part it is; without `remarks` these are left out."""
+
+    whole: Progress
+    name: str
+    remarks: bool = True
+
+    def task(self, description: str, total: float) -> AbstractContextManager[Task]:
+        """A task of this part."""
+        return self.whole.task(f"{self.name}: {description}", total)
+
+    def say(self, message: str) -> None:
+        """A remark about this part."""
+        if self.remarks:
+            self.whole.say(f"{self.name}: {message}")
 
 
 class Silent:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from zoo.finetune.job import Job
 from zoo.finetune.space import Dimension, search_space
 from zoo.finetune.trial import drop_weights, try_settings
 from zoo.nn.engine import derive_seed
-from zoo.progress import Progress, Task
+from zoo.progress import Named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +56,7 @@ def search(job: Job) -> dict[str, Any]:
     for number in range(1, request.trials + 1):
         settings = run.decide(f"settings of trial {number}", partial(propose, space, trials, request.seed))
         so_far = f", best so far {100 * best.val_accuracy:.1f} %" if best else ""
-        progress = _TrialProgress(job.progress, f"trial {number} of {request.trials}{so_far}")
+        progress = Named(job.progress, f"trial {number} of {request.trials}{so_far}")
         folder = run.path / "trials" / f"{number:03d}"
         outcome = run.decide(f"outcome of trial {number}", partial(try_settings, job, settings, folder, progress))
         trials.append(Trial(number=number, settings=settings, folder=folder, **outcome))
@@ -113,17 +112,3 @@ def _conclude(job: Job, trials: Sequence[Trial], best: Trial) -> dict[str, Any]:
     drop_weights(best.folder)
     run.write("result", result)
     return run.read("result")
-
-
-@dataclass(frozen=True, slots=True)
-class _TrialProgress:
-    """Progress that says which trial it is about."""
-
-    progress: Progress
-    trial: str
-
-    def task(self, description: str, total: float) -> AbstractContextManager[Task]:
-        return self.progress.task(f"{self.trial}: {description}", total)
-
-    def say(self, message: str) -> None:
-        self.progress.say(f"{self.trial}: {message}")

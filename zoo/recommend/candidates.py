@@ -1,13 +1,36 @@
-"""The pretrained backbones that can be compared here, and those whose weights would have to be fetched first."""
+"""The pretrained backbones that can be compared here, what they cost, and those whose weights are elsewhere."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from zoo.artifacts.runs import RunFolder
 from zoo.catalogue import BackboneEntry, Catalogue
 from zoo.catalogue.weights import is_at_hand
+from zoo.errors import UsageError
+from zoo.export.latency import backbone_latency
+from zoo.finetune.request import FinetuneRequest, StrategyName
+from zoo.progress import Progress
+from zoo.recommend.prior import REFERENCE
 from zoo.specs import WeightsSpec
+
+_PARAMETER_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a backbone may cost; None is no limit."""
+
+    latency_ms: float | None = None
+    """For one image, in ONNX Runtime on one thread of this machine."""
+    megabytes: float | None = None
+    """Of parameters in single precision."""
+
+    def __str__(self) -> str:
+        given = {"--max-latency": self.latency_ms, "--max-size": self.megabytes}
+        return ", ".join(f"{option} {value:g}" for option, value in given.items() if value is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +45,19 @@ class Candidate:
         """`<plugin>/<name>@<tag>`."""
         return f"{self.entry.id}@{self.weights.tag}"
 
+    @property
+    def megabytes(self) -> float:
+        """Of its parameters in single precision."""
+        return self.entry.spec.params * _PARAMETER_BYTES / 1e6
+
+    def request(self, asked: FinetuneRequest, strategy: StrategyName) -> FinetuneRequest:
+        """The training `asked`, with this backbone and this strategy."""
+        size = None if self.weights.input.fixed_size else asked.input_size
+        request = replace(asked, backbone=self.id, input_size=size)
+        if strategy == REFERENCE:
+            return replace(request, strategy=strategy, epochs=None, patience=None)
+        return replace(request, strategy=strategy)
+
 
 def find_candidates(catalogue: Catalogue, cache: Path) -> tuple[list[Candidate], list[Candidate]]:
     """Every listed backbone with weights that are at hand, once for each such set; and the others, with their default
@@ -33,3 +69,37 @@ def find_candidates(catalogue: Catalogue, cache: Path) -> tuple[list[Candidate],
         here += found
         elsewhere += every[:1] if not found else []
     return here, elsewhere
+
+
+def latencies(
+    candidates: Sequence[Candidate],
+    asked: FinetuneRequest,
+    limits: Limits,
+    known: dict[str, float],
+    run: RunFolder,
+    progress: Progress,
+) -> dict[str, float]:
+    """Milliseconds of one image on one thread, by id, of those candidates that are within `limits`.
+
+    Where time is no limit they are looked up in `known`, by backbone, if it was measured at the same input size; else
+    they are measured here, once for `run`. Raises UsageError where no candidate is left.
+    """
+    found = {}
+    for each in candidates:
+        if limits.megabytes is not None and each.megabytes > limits.megabytes:
+            continue
+        spec, taken = each.entry.spec, each.weights.input
+        if asked.input_size is not None and not taken.fixed_size:
+            taken = replace(taken, height=asked.input_size, width=asked.input_size)
+        usual = (taken.height, taken.width) == (spec.input.height, spec.input.width)
+        if limits.latency_ms is None and usual and each.entry.id in known:
+            found[each.id] = known[each.entry.id]
+            continue
+        sized = replace(spec, input=taken)
+        progress.say(f"measuring how long {each.entry.id} takes")
+        milliseconds = float(run.decide(f"latency of {each.id}", lambda sized=sized: backbone_latency(sized)))  # type: ignore[misc]
+        if limits.latency_ms is None or milliseconds <= limits.latency_ms:
+            found[each.id] = milliseconds
+    if not found:
+        raise UsageError(f"no backbone at hand within {limits}: {', '.join(each.id for each in candidates)}; raise it")
+    return found

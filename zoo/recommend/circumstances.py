@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from zoo.finetune.request import StrategyName
 from zoo.recommend.profile import Profile
 
 Size = Literal["small", "large"]
@@ -38,7 +39,7 @@ class Circumstances:
         return cls("small" if per_class < FEW_PER_CLASS else "large", "different" if far else "similar", per_class)
 
     @property
-    def strategies(self) -> tuple[str, ...]:
+    def strategies(self) -> tuple[StrategyName, ...]:
         """What is worth trying beside a probe, the likeliest first."""
         if self.per_class < VERY_FEW_PER_CLASS:
             return ()

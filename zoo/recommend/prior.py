@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoo.catalogue.results import Result
 
-REFERENCE = "probe"
+REFERENCE: Literal["probe"] = "probe"
 """What strategies are compared with: it costs next to nothing."""
 _UNKNOWN = 0.5
 """Standard deviation of the logarithm of the ratio of two error rates where nothing is known."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from zoo.artifacts.runs import RunFolder
 from zoo.data.dataset import DataSet
 from zoo.data.store import labels
-from zoo.finetune.request import FinetuneRequest
+from zoo.finetune.request import FinetuneRequest, StrategyName
 from zoo.finetune.resolve import Environment
 from zoo.finetune.run import finetune_on, resume
 from zoo.finetune.strategies import STRATEGIES
 from zoo.finetune.trial import drop_weights
-from zoo.progress import Progress
+from zoo.progress import Named, Progress
+from zoo.recommend.candidates import Candidate
 from zoo.recommend.prior import REFERENCE, Expectation
 
 RUNGS = (0.1, 0.3)
@@ -33,7 +34,7 @@ class Entrant:
 
     backbone: str
     """`<plugin>/<name>@<tag>`."""
-    strategy: str
+    strategy: StrategyName
     probe_error: float
     """Error rate of a probe of this backbone, as leave-one-out regression sees it."""
     expectation: Expectation
@@ -53,7 +54,7 @@ class Heat:
     """What one training of a race came to."""
 
     backbone: str
-    strategy: str
+    strategy: StrategyName
     share: float
     """Of the steps of a whole training; 1 of a probe, which takes none."""
     val_accuracy: float
@@ -66,10 +67,16 @@ class Race:
     """Trainings on the training images of `data`, judged by its validation images, in the folder of `run`."""
 
     def __init__(
-        self, run: RunFolder, data: DataSet, asked: FinetuneRequest, environment: Environment, progress: Progress
+        self,
+        run: RunFolder,
+        data: DataSet,
+        asked: FinetuneRequest,
+        candidates: Mapping[str, Candidate],
+        environment: Environment,
+        progress: Progress,
     ) -> None:
         self._run, self._data, self._asked = run, data.without_split("test"), asked
-        self._environment, self._progress = environment, progress
+        self._candidates, self._environment, self._progress = candidates, environment, progress
         self.heats: list[Heat] = []
 
     def decide(self, entrants: Sequence[Entrant]) -> list[Entrant]:
@@ -91,16 +98,18 @@ class Race:
         self.heats.append(found)
         return found
 
-    def _train(self, backbone: str, strategy: str, share: float) -> Heat:
+    def _train(self, backbone: str, strategy: StrategyName, share: float) -> Heat:
         folder = self._run.path / "race" / f"{backbone.replace('/', '-')}-{strategy}-{share:g}"
+        what = strategy if share == 1 else f"{share:.0%} of {strategy}"
+        progress = Named(self._progress, f"{what}, {backbone}", remarks=False)
         if (folder / "request.json").is_file():
-            result = resume(folder, self._environment, self._progress)
+            result = resume(folder, self._environment, progress)
         else:
             shutil.rmtree(folder, ignore_errors=True)  # cut off before all records were written
-            request = self.request(backbone, strategy, share)
-            result = finetune_on(self._data, request, folder, self._environment, self._progress)
+            request = self._request(backbone, strategy, share)
+            result = finetune_on(self._data, request, folder, self._environment, progress)
         right = _right(folder, self._data)
-        self._progress.say(f"{backbone}, {strategy}: validation accuracy {100 * right.mean():.1f} %")
+        self._progress.say(f"{what}, {backbone}: validation accuracy {right.mean():.1%}")
         drop_weights(folder)
         return Heat(
             backbone=backbone,
@@ -111,15 +120,13 @@ class Race:
             right=tuple(right.tolist()),
         )
 
-    def request(self, backbone: str, strategy: str, share: float = 1.0) -> FinetuneRequest:
+    def _request(self, backbone: str, strategy: StrategyName, share: float) -> FinetuneRequest:
         """The training of a backbone with a strategy, for a share of its steps."""
-        if strategy == REFERENCE:
-            return replace(self._asked, backbone=backbone, strategy="probe", epochs=None, patience=None)
-        request = replace(self._asked, backbone=backbone, strategy=strategy)  # type: ignore[arg-type]
+        request = self._candidates[backbone].request(self._asked, strategy)
         if share == 1:
             return request
         per_epoch = max(1, math.ceil(len(self._data.of("train")) / request.batch_size))
-        epochs = request.epochs or STRATEGIES[request.strategy].epochs_of(per_epoch)
+        epochs = request.epochs or STRATEGIES[strategy].epochs_of(per_epoch)
         return replace(request, epochs=max(1, round(share * epochs)), patience=0)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ from zoo.catalogue.results import Result, read_results
 from zoo.data.dataset import DataSet
 from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore, check_images
-from zoo.errors import RunError, UsageError, WeightsError
-from zoo.export.latency import backbone_latency
+from zoo.errors import RunError, WeightsError
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
 from zoo.finetune.run import probe_sources
-from zoo.progress import Progress
-from zoo.recommend.candidates import Candidate, find_candidates
+from zoo.progress import Named, Progress
+from zoo.recommend.candidates import Candidate, Limits, find_candidates, latencies
 from zoo.recommend.circumstances import Circumstances
 from zoo.recommend.explain import explain
 from zoo.recommend.prior import REFERENCE, expect
@@ -34,26 +33,8 @@ from zoo.runtime.threads import available_threads
 
 _RACED = 3
 """So many ways to train enter the race."""
-_PARAMETER_BYTES = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a backbone may cost; None is no limit."""
-
-    latency_ms: float | None = None
-    """For one image, in ONNX Runtime on one thread of this machine."""
-    megabytes: float | None = None
-    """Of parameters in single precision."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Affordable:
-    """A candidate within the limits."""
-
-    candidate: Candidate
-    latency_ms: float
-    megabytes: float
+_HOPELESS = 2.0
+"""Not those of which so many times as many mistakes are to be expected as of the best."""
 
 
 def recommend(
@@ -64,61 +45,49 @@ def recommend(
     Every backbone with weights at hand and within `limits` is profiled on the training images. What others gained from
     each strategy with as much data (the results in registries) says what to expect of it; the likeliest few race for
     part of their steps, judged by validation images where there are any. Test images are not looked at. `out` keeps
-    what was decided: the same call goes on where it was cut off. Raises UsageError where `out` holds another
-    recommendation or nothing fits the limits, WeightsError where no pretrained weights are at hand.
+    what was decided: the same call goes on where it was cut off. Raises RunError where `out` holds something else,
+    UsageError where nothing is within the limits, WeightsError where no pretrained weights are at hand.
     """
     began = time.monotonic()
     run = _open(out, asked, limits)
     if run.is_complete:
         return run.read("recommendation")
     data = _data(asked, environment, progress)
-    here, elsewhere = find_candidates(environment.catalogue, environment.cache)
+    catalogue = environment.catalogue
+    here, elsewhere = find_candidates(catalogue, environment.cache)
     if not here:
         raise WeightsError(
             f"no pretrained weights at hand: {len(elsewhere)} installed backbones have theirs elsewhere; get some with "
             "`zoo weights fetch NAME`"
         )
-    affordable = [each for each in (_measure(run, candidate, progress) for candidate in here) if _fits(each, limits)]
-    if not affordable:
-        raise UsageError(f"no backbone within the limits: {_shown(limits)}; raise them")
-    profiles = {
-        each.candidate.id: _profile(run, each.candidate, asked, data, environment, progress) for each in affordable
-    }
-    ranking = sorted(affordable, key=lambda each: profiles[each.candidate.id].accuracy, reverse=True)
-    best = profiles[ranking[0].candidate.id]
-    circumstances = Circumstances.of(best)
-    results = read_results([packaged_registry(), *environment.catalogue.registries])
-    entrants = _entrants([profiles[each.candidate.id] for each in ranking], circumstances, results)
-    race = Race(run, data, asked, environment, progress)
-    decided = race.decide(entrants) if data.of("val") else entrants
-    winner = decided[0]
-    scores = dict(zip(profiles, ncti([each.collapse for each in profiles.values()]), strict=True))
-    value = {
-        "data": asked.data,
-        "counts": data.counts(),
-        "classes": len(data.classes),
-        "backbone": winner.backbone,
-        "strategy": winner.strategy,
-        "request": asdict(race.request(winner.backbone, winner.strategy)),
-        "quadrant": asdict(circumstances),
-        "why": explain(winner, best, circumstances, race.heats),
-        "ranking": [
-            {
-                "backbone": each.candidate.id,
-                "score": profiles[each.candidate.id].accuracy,
-                "latency_ms": each.latency_ms,
-                "megabytes": each.megabytes,
-                "ncti": scores[each.candidate.id],
-                **profiles[each.candidate.id].to_json(),
-            }
-            for each in ranking
-        ],
-        "expected": [each.to_json() for each in decided],
-        "race": [asdict(heat) for heat in race.heats],
-        "elsewhere": [each.id for each in elsewhere],
-        "seconds": time.monotonic() - began,
-    }
-    run.write("recommendation", value)
+    milliseconds = latencies(here, asked, limits, catalogue.latencies, run, progress)
+    candidates = {each.id: each for each in here if each.id in milliseconds}
+    profiles = [_profile(run, each, asked, data, environment, progress) for each in candidates.values()]
+    profiles.sort(key=lambda each: each.accuracy, reverse=True)
+    circumstances = Circumstances.of(profiles[0])
+    entrants = _entrants(profiles, circumstances, read_results([packaged_registry(), *catalogue.registries]))
+    race = Race(run, data, asked, candidates, environment, progress)
+    if data.of("val"):
+        entrants = race.decide(entrants)
+    winner = entrants[0]
+    run.write(
+        "recommendation",
+        {
+            "data": asked.data,
+            "counts": data.counts(),
+            "classes": len(data.classes),
+            "backbone": winner.backbone,
+            "strategy": winner.strategy,
+            "request": asdict(candidates[winner.backbone].request(asked, winner.strategy)),
+            "quadrant": asdict(circumstances),
+            "why": explain(winner, profiles[0], circumstances, race.heats),
+            "ranking": _ranking(profiles, candidates, milliseconds),
+            "expected": [each.to_json() for each in entrants],
+            "race": [asdict(heat) for heat in race.heats],
+            "elsewhere": [each.id for each in elsewhere],
+            "seconds": time.monotonic() - began,
+        },
+    )
     shutil.rmtree(run.path / "race", ignore_errors=True)
     run.write("result", {"recommendation": "recommendation.json"})
     return run.read("recommendation")
@@ -127,15 +96,14 @@ def recommend(
 def _open(out: Path, asked: FinetuneRequest, limits: Limits) -> RunFolder:
     """The folder of this very recommendation, new or begun."""
     record = {"recommend": asdict(asked), "limits": asdict(limits)}
-    if (out / "request.json").is_file():
-        run = RunFolder.open(out)
-        found = {name: value for name, value in run.read("request").items() if name != "schema"}
-        if found != record:
-            raise RunError(f"output folder already in use: {out} asks for something else; give another --out")
+    if not (out / "request.json").is_file():
+        run = RunFolder.create(out)
+        run.write("environment", package_versions())
+        run.write("request", record)
         return run
-    run = RunFolder.create(out)
-    run.write("environment", package_versions())
-    run.write("request", record)
+    run = RunFolder.open(out)
+    if {name: value for name, value in run.read("request").items() if name != "schema"} != record:
+        raise RunError(f"output folder already in use: {out}, where something else was asked; give another --out")
     return run
 
 
@@ -152,27 +120,6 @@ def _data(asked: FinetuneRequest, environment: Environment, progress: Progress) 
     return check_images(data, ImageStore(data), on_bad=asked.on_bad_sample, threads=threads, progress=progress)[0]
 
 
-def _measure(run: RunFolder, candidate: Candidate, progress: Progress) -> _Affordable:
-    spec = replace(candidate.entry.spec, input=candidate.weights.input)
-
-    def latency() -> float:
-        progress.say(f"measuring how long {candidate.entry.id} takes")
-        return backbone_latency(spec)
-
-    milliseconds = run.decide(f"latency of {candidate.id}", latency)
-    return _Affordable(candidate=candidate, latency_ms=milliseconds, megabytes=spec.params * _PARAMETER_BYTES / 1e6)
-
-
-def _fits(each: _Affordable, limits: Limits) -> bool:
-    within_time = limits.latency_ms is None or each.latency_ms <= limits.latency_ms
-    return within_time and (limits.megabytes is None or each.megabytes <= limits.megabytes)
-
-
-def _shown(limits: Limits) -> str:
-    asked = {"--max-latency": limits.latency_ms, "--max-size": limits.megabytes}
-    return ", ".join(f"{name} {value:g}" for name, value in asked.items() if value is not None)
-
-
 def _profile(
     run: RunFolder,
     candidate: Candidate,
@@ -182,11 +129,11 @@ def _profile(
     progress: Progress,
 ) -> Profile:
     def make() -> dict[str, Any]:
-        progress.say(f"profile of {candidate.id}")
-        size = None if candidate.weights.input.fixed_size else asked.input_size
-        request = replace(asked, backbone=candidate.id, strategy="probe", epochs=None, input_size=size)
-        sources = probe_sources(request, data, run, environment, progress)
-        return profile(sources, _source(candidate, environment)).to_json()
+        named = Named(progress, candidate.id, remarks=False)
+        sources = probe_sources(candidate.request(asked, REFERENCE), data, run, environment, named)
+        found = profile(sources, _source(candidate, environment))
+        progress.say(f"{candidate.id}: a probe is right about {found.accuracy:.1%} of the images it has not seen")
+        return found.to_json()
 
     return Profile.from_json(run.decide(f"profile of {candidate.id}", make))
 
@@ -213,6 +160,25 @@ def _entrants(profiles: Sequence[Profile], circumstances: Circumstances, results
         for strategy in (REFERENCE, *circumstances.strategies)
     ]
     every.sort(key=lambda each: each.error)
-    trained = [each for each in every if each.strategy != REFERENCE][:_RACED]
-    asked = {profiles[0].backbone, *(each.backbone for each in trained)}
-    return [each for each in every if each in trained or (each.strategy == REFERENCE and each.backbone in asked)]
+    hopeful = [each for each in every if each.error < _HOPELESS * every[0].error]
+    trained = [each for each in hopeful if each.strategy != REFERENCE][:_RACED]
+    compared = {profiles[0].backbone, *(each.backbone for each in trained)}
+    return [each for each in every if each in trained or (each.strategy == REFERENCE and each.backbone in compared)]
+
+
+def _ranking(
+    profiles: Sequence[Profile], candidates: Mapping[str, Candidate], milliseconds: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """What is known of each backbone, the best first."""
+    scores = ncti([each.collapse for each in profiles])
+    return [
+        {
+            "backbone": each.backbone,
+            "score": each.accuracy,
+            "latency_ms": milliseconds[each.backbone],
+            "megabytes": candidates[each.backbone].megabytes,
+            "ncti": score,
+            **each.to_json(),
+        }
+        for each, score in zip(profiles, scores, strict=True)
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from zoo.errors import UsageError
 from zoo_cli.render import Output
@@ -18,7 +18,9 @@ MAY_STAND_BESIDE = ("--from", "--out", "--device", "--threads", "--dry-run", "--
 """Options that say nothing of what is trained."""
 
 
-def request_of(path: Path, given: Sequence[str], *, device: str, threads: int | None) -> FinetuneRequest:
+def request_of(
+    path: Path, given: Sequence[str], *, device: Literal["auto", "cpu", "cuda"], threads: int | None
+) -> FinetuneRequest:
     """The training that the recommendation in a file asks for, on another device and other threads where given.
 
     Raises UsageError where `given`, the options beside it, ask for something else, or the file is no recommendation.
@@ -39,7 +41,8 @@ def recommended(out: Output, asked: FinetuneRequest, folder: Path) -> FinetuneRe
     """The training that suits the data best, `asked` leaving backbone and strategy open; why is said and kept in
     `folder`."""
     from zoo.finetune.request import FinetuneRequest
-    from zoo.recommend.run import Limits, recommend
+    from zoo.recommend.candidates import Limits
+    from zoo.recommend.run import recommend
 
     if asked.strategy != "auto" or asked.weights is not None:
         option = "--weights" if asked.weights is not None else "--strategy"

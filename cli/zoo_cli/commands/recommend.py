@@ -42,7 +42,8 @@ def _recommend(
 ) -> None:
     """Say which backbone and which strategy suit your data, and why: measured on it, within a budget."""
     from zoo.finetune.request import FinetuneRequest
-    from zoo.recommend.run import Limits, recommend
+    from zoo.recommend.candidates import Limits
+    from zoo.recommend.run import recommend
 
     asked = FinetuneRequest(
         data=data,

@@ -1,0 +1,78 @@
+"""What other data sets let one expect, and what is seen makes of it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from zoo.catalogue.results import Result, add_results, read_results
+from zoo.recommend.prior import expect
+
+
+def _result(data: str, strategy: str, accuracy: float, per_class: int = 20, backbone: str = "a/b@c") -> Result:
+    return Result(
+        data=data,
+        classes=5,
+        train_images=5 * per_class,
+        backbone=backbone,
+        strategy=strategy,
+        test_accuracy=accuracy,
+        seconds=1.0,
+    )
+
+
+def _pair(data: str, probe: float, trained: float, per_class: int = 20) -> list[Result]:
+    return [_result(data, "probe", probe, per_class), _result(data, "lp-ft", trained, per_class)]
+
+
+def test_nothing_known_is_nothing_expected() -> None:
+    found = expect([], "lp-ft", 20)
+    assert (found.mean, found.data_sets) == (0, 0)
+    assert found.sd > 0.3
+    assert expect(_pair("x", 0.5, 0.9), "probe", 20).error(0.1) == pytest.approx(0.1)
+
+
+def test_halved_mistakes_everywhere_are_expected_here() -> None:
+    results = [row for name in "abcdefgh" for row in _pair(name, 0.8, 0.9)]
+    found = expect(results, "lp-ft", 20)
+    assert found.data_sets == 8
+    assert found.error(0.3) == pytest.approx(0.15, rel=0.15)
+    assert found.sd < 0.35
+
+
+def test_data_of_another_size_counts_less() -> None:
+    near, far = _pair("near", 0.8, 0.9, per_class=20), _pair("far", 0.9, 0.8, per_class=1000)
+    assert expect([*near, *far], "lp-ft", 20).mean < 0 < expect([*near, *far], "lp-ft", 1000).mean
+
+
+def test_many_backbones_on_one_data_set_are_one_data_set() -> None:
+    rows = [
+        _result("one", strategy, accuracy, backbone=f"a/{number}@c")
+        for number in range(10)
+        for strategy, accuracy in (("probe", 0.8), ("lp-ft", 0.9))
+    ]
+    alone = expect(_pair("one", 0.8, 0.9), "lp-ft", 20)
+    assert expect(rows, "lp-ft", 20).mean == pytest.approx(alone.mean)
+
+
+def test_what_is_seen_counts_by_how_much_it_tells() -> None:
+    prior = expect([], "lp-ft", 20)
+    few_probe, many_probe = np.arange(10) >= 4, np.arange(1000) >= 400
+    few = prior.given(np.arange(10) >= 2, few_probe)
+    many = prior.given(np.arange(1000) >= 200, many_probe)
+    assert math.log(0.5) < many.mean < few.mean < 0
+    assert many.mean == pytest.approx(math.log(0.5), abs=0.05)
+    assert many.sd < few.sd < prior.sd
+    same = prior.given(few_probe, few_probe)
+    assert same.mean == 0
+    everything = prior.given(np.ones(10, bool), np.ones(10, bool))
+    assert math.isfinite(everything.mean)
+
+
+def test_results_are_kept_once() -> None:
+    registry = add_results({"schema": 1, "plugins": [], "backbones": []}, _pair("x", 0.5, 0.6))
+    again = add_results(registry, [_result("x", "lp-ft", 0.7)])
+    assert [row["test_accuracy"] for row in again["results"]] == [0.7, 0.5]
+    assert {each.test_accuracy for each in read_results([registry, again])} == {0.7, 0.5}
