@@ -12,6 +12,7 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where a device answers, else the CPU.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default what the cgroup grants.")]
+Strategy = Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "lora", "dora", "full", "scratch"]
 OnBadSample = Annotated[Literal["fail", "skip"], typer.Option(help="What an unreadable image does.")]
 
 

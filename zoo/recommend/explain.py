@@ -38,8 +38,8 @@ def explain(winner: Entrant, best: Profile, circumstances: Circumstances, heats:
     """
     size, similarity = circumstances.size, circumstances.similarity
     return [
-        f"{best.images} training images in {best.classes} classes, {circumstances.per_class:.0f} per class: "
-        f"{size} ({FEW_PER_CLASS} per class are where it becomes worth while to train a backbone).",
+        f"{circumstances.per_class:.0f} images per class, {best.classes} classes: a {size} data set (it is small with "
+        f"fewer than {FEW_PER_CLASS} per class).",
         f"They are {_LIKE[similarity]} what {best.backbone} was trained on: {_distance(best)}.",
         f"A {size} data set {_LIKE[similarity]} the source: {_RULE[size, similarity]}.",
         f"Its features alone tell {best.accuracy:.1%} of the images right that a linear head has not seen; five "

@@ -17,7 +17,7 @@ from zoo.data.dataset import DataSet
 from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore, check_images
 from zoo.errors import RunError, WeightsError
-from zoo.finetune.request import FinetuneRequest
+from zoo.finetune.request import FinetuneRequest, StrategyName
 from zoo.finetune.resolve import Environment
 from zoo.finetune.run import probe_sources
 from zoo.progress import Named, Progress
@@ -40,7 +40,7 @@ _HOPELESS = 2.0
 def recommend(
     asked: FinetuneRequest, out: Path, environment: Environment, progress: Progress, *, limits: Limits
 ) -> dict[str, Any]:
-    """The backbone and the strategy for the training `asked`, which leaves both open, as the record in `out`.
+    """The backbone, and the strategy unless it names one, for the training `asked`, as the record in `out`.
 
     Every backbone with weights at hand and within `limits` is profiled on the training images. What others gained from
     each strategy with as much data (the results in registries) says what to expect of it; the likeliest few race for
@@ -64,12 +64,15 @@ def recommend(
     candidates = {each.id: each for each in here if each.id in milliseconds}
     profiles = [_profile(run, each, asked, data, environment, progress) for each in candidates.values()]
     profiles.sort(key=lambda each: each.accuracy, reverse=True)
-    circumstances = Circumstances.of(profiles[0])
-    entrants = _entrants(profiles, circumstances, read_results([packaged_registry(), *catalogue.registries]))
+    per_class = (len(data.of("train")) + len(data.of("val"))) / len(data.classes)
+    circumstances = Circumstances.of(profiles[0], per_class)
+    strategies = circumstances.strategies if asked.strategy == "auto" else (asked.strategy,)
+    results = read_results([packaged_registry(), *catalogue.registries])
+    entrants = _entrants(profiles, strategies, per_class, results)
     race = Race(run, data, asked, candidates, environment, progress)
-    if data.of("val"):
+    if data.of("val") and any(each.strategy != REFERENCE for each in entrants):
         entrants = race.decide(entrants)
-    winner = entrants[0]
+    winner = next(each for each in entrants if asked.strategy in ("auto", each.strategy))
     run.write(
         "recommendation",
         {
@@ -147,17 +150,19 @@ def _source(candidate: Candidate, environment: Environment) -> SourceStatistics 
     return None
 
 
-def _entrants(profiles: Sequence[Profile], circumstances: Circumstances, results: Sequence[Result]) -> list[Entrant]:
+def _entrants(
+    profiles: Sequence[Profile], strategies: Sequence[StrategyName], per_class: float, results: Sequence[Result]
+) -> list[Entrant]:
     """The probe of the best backbone, the likeliest ways to train, and probes of their backbones; the best first."""
     every = [
         Entrant(
             backbone=each.backbone,
             strategy=strategy,
             probe_error=1 - each.accuracy,
-            expectation=expect(results, strategy, circumstances.per_class),
+            expectation=expect(results, strategy, per_class),
         )
         for each in profiles
-        for strategy in (REFERENCE, *circumstances.strategies)
+        for strategy in dict.fromkeys((REFERENCE, *strategies))
     ]
     every.sort(key=lambda each: each.error)
     hopeful = [each for each in every if each.error < _HOPELESS * every[0].error]

@@ -22,18 +22,19 @@ def bench_page(result: Mapping[str, Any], out: Path) -> None:
     with_accuracy = rows[0]["accuracy"] is not None
     y = "accuracy" if with_accuracy else "images_per_s"
     shown = [row for row in rows if not with_accuracy or row["batch"] == rows[0]["batch"]]
-    best = _frontier(shown, y)
+    best = frontier(shown, y)
+    hints = [f"{row['model']}, {row['provider']}, batch {row['batch']}" for row in shown]
     facts = {
         "rows": rows,
         "warnings": result["warnings"],
         "with_accuracy": with_accuracy,
         "frontier": best,
-        "chart": trade_off(shown, best, y),
+        "chart": trade_off(shown, best, y, hints=hints),
     }
     write_bytes(out, render("bench.html", facts).encode())
 
 
-def _frontier(rows: Sequence[Mapping[str, Any]], y: str) -> list[int]:
+def frontier(rows: Sequence[Mapping[str, Any]], y: str) -> list[int]:
     """Numbers of the rows that no other one beats in latency and in `y` (the Pareto frontier)."""
     return [
         number

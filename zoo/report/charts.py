@@ -79,8 +79,11 @@ def gate_walk(steps: Sequence[Mapping[str, Any]], alone: float) -> Markup:
     return plot.markup()
 
 
-def trade_off(rows: Sequence[Mapping[str, Any]], frontier: Sequence[int], y: str) -> Markup:
-    """Latency of measured rows against `y`, their `accuracy` or `images_per_s`; `frontier` are the best of them."""
+def trade_off(rows: Sequence[Mapping[str, Any]], frontier: Sequence[int], y: str, *, hints: Sequence[str]) -> Markup:
+    """Latency of measured rows against `y`, their `accuracy` or `images_per_s`; `frontier` are the best of them.
+
+    `hints` say what each row is.
+    """
     if y == "accuracy":
         lowest = min(row[y] for row in rows)
         axis = Axis.share("accuracy", min(math.floor(lowest * 10) / 10, 0.9))
@@ -94,8 +97,8 @@ def trade_off(rows: Sequence[Mapping[str, Any]], frontier: Sequence[int], y: str
     )
     plot.line(sorted((rows[number]["p50_ms"], rows[number][y]) for number in frontier), "ideal")
     for number, row in enumerate(rows):
-        hint = f"{row['model']}, {row['provider']}, batch {row['batch']}: {row['p50_ms']:.3g} ms"
         style = "one" if number in frontier else "three"
+        hint = f"{hints[number]}: {row['p50_ms']:.3g} ms"
         plot.point(row["p50_ms"], row[y], style, label=str(number + 1), hint=hint)
     plot.legend("none is better in both", "ideal")
     return plot.markup()

@@ -16,7 +16,7 @@ from zoo.errors import UsageError
 from zoo_cli.command import command
 from zoo_cli.commands.finetune_after import finetune_after, refuse
 from zoo_cli.commands.finetune_from import MAY_STAND_BESIDE, recommended, request_of
-from zoo_cli.options import Device, OnBadSample, Threads
+from zoo_cli.options import Device, OnBadSample, Strategy, Threads
 from zoo_cli.render import Output, count, percent
 from zoo_cli.settings import environment
 
@@ -56,7 +56,7 @@ def _finetune(
         typer.Option(metavar="RUN", help="A finished run whose answers the new head hears, too; may be given again."),
     ] = None,
     strategy: Annotated[
-        Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "lora", "dora", "full", "scratch"],
+        Strategy,
         typer.Option(help="What is trained, and from where."),
     ] = "auto",
     weights: Annotated[

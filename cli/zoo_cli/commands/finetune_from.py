@@ -38,15 +38,13 @@ def request_of(
 
 
 def recommended(out: Output, asked: FinetuneRequest, folder: Path) -> FinetuneRequest:
-    """The training that suits the data best, `asked` leaving backbone and strategy open; why is said and kept in
-    `folder`."""
+    """The training that suits the data best, `asked` leaving the backbone open; why is said and kept in `folder`."""
     from zoo.finetune.request import FinetuneRequest
     from zoo.recommend.candidates import Limits
     from zoo.recommend.run import recommend
 
-    if asked.strategy != "auto" or asked.weights is not None:
-        option = "--weights" if asked.weights is not None else "--strategy"
-        raise UsageError(f"{option} goes with a backbone of your choice; leave it out, or name one instead of auto")
+    if asked.weights is not None:
+        raise UsageError("--weights goes with a backbone of your choice; leave it out, or name one instead of auto")
     found = recommend(asked, folder, environment(), out.progress, limits=Limits())
     for sentence in found["why"]:
         out.remark(sentence)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from zoo_cli.command import command
-from zoo_cli.options import Device, OnBadSample, Threads
+from zoo_cli.options import Device, OnBadSample, Strategy, Threads
 from zoo_cli.render import Output, percent
 from zoo_cli.settings import environment
 
@@ -24,13 +24,16 @@ def add_to(app: typer.Typer) -> None:
 def _recommend(
     out: Output,
     data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, a .zip, a .csv, or builtin:digits.")],
-    folder: Annotated[Path | None, typer.Option("--out", help="Where to write recommendation.json.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Where to write recommendation.json and report.html.")
+    ] = None,
     max_latency: Annotated[
         float | None, typer.Option(metavar="MS", min=0, help="Only backbones that take so long for an image.")
     ] = None,
     max_size: Annotated[
         float | None, typer.Option(metavar="MB", min=0, help="Only backbones with so large parameters.")
     ] = None,
+    strategy: Annotated[Strategy, typer.Option(help="A strategy of your own: only the backbone is chosen.")] = "auto",
     input_size: Annotated[int | None, typer.Option(metavar="N", min=1, help="Another square input size.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes of a whole training.")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Use only so many training images per class.")] = None,
@@ -44,10 +47,12 @@ def _recommend(
     from zoo.finetune.request import FinetuneRequest
     from zoo.recommend.candidates import Limits
     from zoo.recommend.run import recommend
+    from zoo.report.recommendation import recommendation_page
 
     asked = FinetuneRequest(
         data=data,
         backbone="auto",
+        strategy=strategy,
         input_size=input_size,
         epochs=epochs,
         shots=shots,
@@ -60,6 +65,9 @@ def _recommend(
     limits = Limits(latency_ms=max_latency, megabytes=max_size)
     target = folder or _fresh_folder(data)
     found = recommend(asked, target, environment(), out.progress, limits=limits)
+
+    page = target / "report.html"
+    recommendation_page(found, page)
 
     def words() -> None:
         out.table(
@@ -80,6 +88,7 @@ def _recommend(
             out.line(sentence)
         if found["elsewhere"]:
             out.line(f"not compared, since their weights are not at hand: {', '.join(found['elsewhere'])}")
+        out.line(f"report: {page}")
         out.line(f"next: zoo finetune --from {shlex.quote(str(target / 'recommendation.json'))}")
 
     out.result(found, words)
