@@ -92,6 +92,16 @@ def test_the_tour(shared: Path, tmp_path: Path, zoo: Callable[..., Any], cache: 
     assert re.search(r"0\.\d+:\d:(daisy|rose|tulip)", done.stdout)
 
 
+def test_the_recommendation_chapter(tmp_path: Path, zoo: Callable[..., Any]) -> None:
+    make_folder(tmp_path / "photos", 6, 4)
+    for line in "".join(_blocks("console", "Recommendation")).splitlines():
+        done = zoo(*line.removeprefix("$ zoo ").split())
+        assert done.returncode == 0, line + done.stderr
+    assert "results.json: 1 results" in done.stdout
+    learnt = zoo("--registry", "results.json", "recommend", "photos", "--max-size", "1")
+    assert learnt.returncode == 0, learnt.stderr
+
+
 @pytest.mark.slow
 def test_the_cascade_chapter(shared: Path, tmp_path: Path, zoo: Callable[..., Any]) -> None:
     for name in ("photos", "species", "genera"):

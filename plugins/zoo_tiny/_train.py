@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -68,15 +69,30 @@ def _batch(pool: GlyphPool, count: int, randomness: torch.Generator) -> tuple[Te
     return images.contiguous(memory_format=torch.channels_last), pool.labels[rows]
 
 
+def write_images(pool: GlyphPool, folder: Path, *, seed: int) -> None:
+    """Writes images as training sees them, a folder per letter: what `zoo registry source` measures."""
+    images, labels = _batch(pool, _HELD_OUT, torch.Generator().manual_seed(seed + 2))
+    pixels = ((images * STD + MEAN) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    for number, label in enumerate(labels.tolist()):
+        path = folder / "train" / f"{label:03d}" / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[number]).save(path)
+
+
 def main() -> None:
     """Command line of the source training."""
     parser = argparse.ArgumentParser(description="Train the weights of zoo_tiny on rendered letters.")
-    parser.add_argument("--out", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="the file of weights")
+    what.add_argument("--images", type=Path, help="a folder for some of the images, instead of training")
     parser.add_argument("--steps", type=int, default=5_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     pool = render_pool(arguments.seed)
     sys.stderr.write(f"{len(pool.labels)} renderings of {len(pool.classes)} letters\n")
+    if arguments.images is not None:
+        write_images(pool, arguments.images, seed=arguments.seed)
+        return
     network, accuracy = train(pool, steps=arguments.steps, seed=arguments.seed)
     facts = {"classes": str(len(pool.classes)), "acc@1": f"{accuracy:.4f}", "steps": str(arguments.steps)}
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}

@@ -28,7 +28,7 @@ from zoo.recommend.prior import REFERENCE, expect
 from zoo.recommend.profile import Profile, profile
 from zoo.recommend.race import Entrant, Race
 from zoo.recommend.separation import ncti
-from zoo.recommend.similarity import SourceStatistics
+from zoo.recommend.source import known_source
 from zoo.runtime.threads import available_threads
 
 _RACED = 3
@@ -134,20 +134,11 @@ def _profile(
     def make() -> dict[str, Any]:
         named = Named(progress, candidate.id, remarks=False)
         sources = probe_sources(candidate.request(asked, REFERENCE), data, run, environment, named)
-        found = profile(sources, _source(candidate, environment))
+        found = profile(sources, known_source(candidate, environment.catalogue))
         progress.say(f"{candidate.id}: a probe is right about {found.accuracy:.1%} of the images it has not seen")
         return found.to_json()
 
     return Profile.from_json(run.decide(f"profile of {candidate.id}", make))
-
-
-def _source(candidate: Candidate, environment: Environment) -> SourceStatistics | None:
-    """What a registry knows of the source data of these very weights."""
-    for registry in (*reversed(environment.catalogue.registries), packaged_registry()):
-        for row in registry.get("sources", ()):
-            if row["weights"] == candidate.id and row["sha256"].startswith(candidate.weights.sha256 or "-"):
-                return SourceStatistics.from_json(row)
-    return None
 
 
 def _entrants(

@@ -11,7 +11,7 @@ import typer
 from zoo.errors import ZooError
 from zoo_cli.command import command
 from zoo_cli.render import Output
-from zoo_cli.settings import catalogue
+from zoo_cli.settings import catalogue, environment
 
 Registry = Annotated[Path, typer.Argument(metavar="FILE", help="The registry file.", dir_okay=False)]
 Distribution = Annotated[str, typer.Option(help="Whose plugins the file describes.")]
@@ -23,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
     command(group, "write")(_write)
     command(group, "measure")(_measure)
     command(group, "record")(_record)
+    command(group, "source")(_source)
     command(group, "check")(_check)
     app.add_typer(group)
 
@@ -62,19 +63,20 @@ def _measure(out: Output, path: Registry = Path("registry.json")) -> None:
 def _record(
     out: Output,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs.")],
-    path: Annotated[Path, typer.Option("--registry", metavar="FILE", help="The registry file.", dir_okay=False)] = Path(
-        "registry.json"
-    ),
+    path: Annotated[
+        Path, typer.Option("--registry", metavar="FILE", help="The registry file, new or not.", dir_okay=False)
+    ] = Path("registry.json"),
     data: Annotated[str | None, typer.Option(metavar="NAME", help="What to call the data set (as its folder).")] = None,
 ) -> None:
     """Record in a registry how good finished runs are: `zoo recommend` learns from it which ways are worth trying."""
     from zoo.artifacts.files import write_json
     from zoo.artifacts.runs import RunFolder
-    from zoo.catalogue.registry import read_registry, validate
+    from zoo.catalogue.registry import SCHEMA, read_registry, validate
     from zoo.catalogue.results import add_results, result_of
 
     results = [result_of(RunFolder.open_complete(run), data) for run in runs]
-    value = add_results(read_registry(path), results)
+    before = read_registry(path) if path.exists() else {"schema": SCHEMA, "plugins": [], "backbones": []}
+    value = add_results(before, results)
     validate(value, str(path))
     write_json(path, value)
     rows = [asdict(each) for each in results]
@@ -88,6 +90,26 @@ def _record(
         out.line(f"{path}: {facts['results']} results")
 
     out.result(facts, words)
+
+
+def _source(
+    out: Output,
+    weights: Annotated[str, typer.Argument(metavar="NAME", help="A backbone with its weights: PLUGIN/NAME[@TAG].")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Images like those it was pretrained on.")],
+    path: Annotated[Path, typer.Option("--registry", metavar="FILE", help="The registry file.", dir_okay=False)] = Path(
+        "registry.json"
+    ),
+) -> None:
+    """Measure what the source data of pretrained weights is like, so that `zoo recommend` knows how far others are."""
+    from zoo.artifacts.files import write_json
+    from zoo.catalogue.registry import read_registry, validate
+    from zoo.recommend.source import source_row, with_source
+
+    row = source_row(weights, data, environment(), out.progress)
+    value = with_source(read_registry(path), row)
+    validate(value, str(path))
+    write_json(path, value)
+    out.result(row, lambda: out.line(f"{path}: source of {row['weights']}, {len(row['mean'])} features"))
 
 
 def _check(out: Output, path: Registry = Path("registry.json"), distribution: Distribution = "zoo") -> None:
