@@ -50,6 +50,9 @@ STRATEGIES = ("probe", "multi-tap", "partial", "lp-ft", "scratch")
 STEPS = 200
 SMALLER = 128
 """Pixels for backbones that were pretrained at 224."""
+_LARGE = "torchvision/"
+BASELINE = {"backbone": "torchvision/mobilenet_v2", "strategy": "full"}
+"""Measured, too, as a rule of thumb: the best on ImageNet, all of it trained. It is no part of the grid."""
 FEW = 10
 """Of fewer images per class a fifth is held out, too, or nothing could be chosen by validation."""
 
@@ -69,6 +72,8 @@ def _registry(known: Catalogue, folder: Path) -> dict[str, Any]:
             path = (folder / file).resolve()
             facts = {"tag": "shared", "url": path.as_uri(), "sha256": sha256_file(path), "file_name": file}
             weights = {**asdict(entry.spec.weights[0]), **facts}
+            if name.startswith(_LARGE):
+                weights["input"] |= {"height": SMALLER, "width": SMALLER}
             backbones.append({"id": entry.id, "weights": [json.loads(json.dumps(weights))]})
     return {"schema": 1, "plugins": [], "backbones": backbones}
 
@@ -77,54 +82,54 @@ def request(
     data: str, backbone: str, strategy: str, shots: int | None, seed: int, train_images: int
 ) -> FinetuneRequest:
     """One cell as a request."""
-    tag = "@shared" if WEIGHTS[backbone] and strategy != "scratch" else ""
-    words: dict[str, Any] = {"strategy": "probe", "taps": 0} if strategy == "probe" else {"strategy": strategy}
-    if strategy == "multi-tap":
-        words = {"strategy": "probe"}
-    elif strategy != "probe":
+    options: dict[str, Any] = {"strategy": strategy}
+    if strategy in ("probe", "multi-tap"):
+        options = {"strategy": "probe", "taps": 0 if strategy == "probe" else None}
+    else:
         per_epoch = max(1, -(-train_images // 32))
-        words["epochs"] = -(-STEPS * (2 if strategy == "scratch" else 1) // per_epoch)
-    return FinetuneRequest(data=data, backbone=backbone + tag, seed=seed, **budget(backbone, shots), **words)
+        options["epochs"] = -(-STEPS * (2 if strategy == "scratch" else 1) // per_epoch)
+    if strategy == "scratch":
+        options["input_size"] = SMALLER if backbone.startswith(_LARGE) else None
+    elif WEIGHTS[backbone]:
+        backbone += "@shared"
+    return FinetuneRequest(data=data, backbone=backbone, seed=seed, **budget(shots), **options)
 
 
-def budget(backbone: str, shots: int | None) -> dict[str, Any]:
-    """What is the same for all strategies: how images are split and how large they are."""
-    size = SMALLER if backbone.startswith("torchvision/") else None
+def budget(shots: int | None) -> dict[str, Any]:
+    """What is the same for all cells of a slice."""
     share = 0.2 if shots is not None and shots < FEW else None
-    return {
-        "device": "cpu",
-        "threads": 1,
-        "shots": shots,
-        "val_share": share,
-        "input_size": size,
-        "checkpoint_seconds": 1e9,
-    }
+    return {"device": "cpu", "threads": 1, "shots": shots, "val_share": share, "checkpoint_seconds": 1e9}
 
 
 def measure(asked: FinetuneRequest, around: Environment, data: DataSet) -> dict[str, Any]:
     """What one training comes to: accuracies, the validation loss, seconds and those of the processors."""
     with tempfile.TemporaryDirectory() as folder:
-        began, used = time.perf_counter(), _processor_seconds()
+        began, used = time.perf_counter(), processor_seconds()
         result = finetune(asked, Path(folder) / "run", around, Silent())
-        cost = {"seconds": time.perf_counter() - began, "cpu_seconds": _processor_seconds() - used}
+        cost = {"seconds": time.perf_counter() - began, "cpu_seconds": processor_seconds() - used}
         said = RunFolder(Path(folder) / "run").read_predictions()["val"]
     truth = labels(data.of("val"))
     loss = -float(np.log(np.maximum(said[np.arange(len(truth)), truth], 1e-9)).mean()) if len(truth) else None
     kept = {name: result[name] for name in ("val_accuracy", "test_accuracy", "steps", "train_images")}
-    return {**kept, "val_loss": loss, **{name: round(value, 2) for name, value in cost.items()}}
+    images = {"classes": len(data.classes), "images": len(data.of("train")) + len(data.of("val"))}
+    return {**images, **kept, "val_loss": loss, **{name: round(value, 2) for name, value in cost.items()}}
 
 
-def _processor_seconds() -> float:
+def processor_seconds() -> float:
+    """What this process has used of processors so far."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
 def cells(seeds: int) -> Iterator[dict[str, Any]]:
     """The names of all cells; those from scratch, which take most of the time, last."""
+    ways = [*({"backbone": b, "strategy": s} for s in STRATEGIES for b in WEIGHTS), BASELINE]
     for seed in range(seeds):
-        for some in (STRATEGIES[:-1], STRATEGIES[-1:]):
-            for data, shots, strategy, backbone in itertools.product(DATA_SETS, SHOTS, some, WEIGHTS):
-                yield {"data": data, "shots": shots, "backbone": backbone, "strategy": strategy, "seed": seed}
+        for last in (False, True):
+            for data, shots in itertools.product(DATA_SETS, SHOTS):
+                for way in ways:
+                    if (way["strategy"] == "scratch") == last:
+                        yield {"data": data, "shots": shots, **way, "seed": seed}
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -155,7 +160,7 @@ def main() -> None:
         if any(name.items() <= cell.items() for cell in read(arguments.cells)):
             continue
         asked = source(name["data"], arguments.shared)
-        split = {"shots": name["shots"], "val_share": budget(name["backbone"], name["shots"])["val_share"]}
+        split = {key: budget(name["shots"])[key] for key in ("shots", "val_share")}
         try:
             data = open_dataset(asked, cache=around.cache, progress=Silent(), seed=name["seed"], **split)
             facts = measure(request(**name | {"data": asked}, train_images=len(data.of("train"))), around, data)

@@ -1,0 +1,164 @@
+"""What `zoo recommend` chooses beside what an exhaustive grid would: regret, cost, and simpler rules.
+
+    python benchmarks/regret.py SHARED --cells benchmarks/grid.jsonl --choices choices.jsonl --cache CACHE
+
+For each data set and size of `benchmarks/grid.py` the recommendation is made once, knowing only what the grid measured
+on the other data sets; its training is the cell of the grid with the same settings. The grid's own choice is the cell
+with the best validation accuracy (of equals, the lowest loss); its test accuracy is read once. Regret is the difference
+of the two, in points. Choices are appended to a file of JSON lines; those that are there are not made again. Cost is
+time of processors: that of the recommendation and its training, beside that of all cells of the slice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from grid import (
+    BASELINE,
+    DATA_SETS,
+    SHOTS,
+    STEPS,
+    STRATEGIES,
+    WEIGHTS,
+    budget,
+    environment,
+    processor_seconds,
+    read,
+    source,
+)
+from reporting import report
+
+from zoo.catalogue import Catalogue
+from zoo.catalogue.results import Result
+from zoo.data.splits import open_dataset
+from zoo.finetune.request import FinetuneRequest
+from zoo.finetune.resolve import Environment
+from zoo.progress import Silent
+from zoo.recommend.candidates import Limits
+from zoo.recommend.run import recommend
+
+Cell = dict[str, Any]
+_IMAGENET_BEST = BASELINE["backbone"]
+_AS_RECORDED = {"multi-tap": "probe", "partial": "partial", "lp-ft": "lp-ft", "scratch": "scratch"}
+"""Strategies of the grid as the command line knows them; a probe sees the taps that help."""
+
+
+def results(cells: Sequence[Cell], *, but: str) -> list[Result]:
+    """The cells as a registry records them, without those of the data set `but`."""
+    return [
+        Result(
+            data=cell["data"],
+            classes=cell["classes"],
+            train_images=cell["images"],
+            backbone=cell["backbone"],
+            strategy=_AS_RECORDED[cell["strategy"]],
+            test_accuracy=cell["test_accuracy"],
+            seconds=cell["seconds"],
+        )
+        for cell in cells
+        if cell["data"] != but and cell["strategy"] in _AS_RECORDED and "error" not in cell
+    ]
+
+
+def choose(name: dict[str, Any], shared: Path, around: Environment, cells: Sequence[Cell]) -> dict[str, Any]:
+    """The recommendation for one slice, knowing the others, and what it cost."""
+    learnt = {
+        "schema": 1,
+        "plugins": [],
+        "backbones": [],
+        "results": [asdict(row) for row in results(cells, but=name["data"])],
+    }
+    known = Catalogue(around.catalogue.plugins, [*around.catalogue.registries, learnt])
+    data, same = source(name["data"], shared), budget(name["shots"])
+    split = {key: same[key] for key in ("shots", "val_share")}
+    images = open_dataset(data, cache=around.cache, progress=Silent(), **split)
+    epochs = -(-STEPS // max(1, -(-len(images.of("train")) // 32)))
+    asked = FinetuneRequest(data=data, backbone="auto", epochs=epochs, **same)
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = replace(around, catalogue=known, cache=Path(folder) / "cache")
+        began, used = time.perf_counter(), processor_seconds()
+        found = recommend(asked, Path(folder) / "out", fresh, Silent(), limits=Limits())
+        cost = {"seconds": time.perf_counter() - began, "cpu_seconds": processor_seconds() - used}
+    kept = {key: found[key] for key in ("backbone", "strategy", "quadrant", "why", "expected")}
+    return {**name, **{key: round(value, 1) for key, value in cost.items()}, **kept}
+
+
+def _best(cells: Sequence[Cell]) -> Cell:
+    """What a user of the grid would take."""
+    cells = [cell for cell in cells if cell["strategy"] in STRATEGIES]
+    return max(cells, key=lambda cell: (cell["val_accuracy"], -cell["val_loss"]))
+
+
+def _found(cells: Sequence[Cell], backbone: str, strategy: str) -> Cell:
+    known = {own: recorded for recorded, own in _AS_RECORDED.items()}
+    wanted = (backbone.partition("@")[0], known.get(strategy, strategy))
+    return next(cell for cell in cells if (cell["backbone"], cell["strategy"]) == wanted)
+
+
+_RULES: dict[str, Callable[[Sequence[Cell]], float]] = {
+    "best on ImageNet, lp-ft": lambda cells: _found(cells, _IMAGENET_BEST, "lp-ft")["test_accuracy"],
+    "best on ImageNet, full": lambda cells: _found(cells, _IMAGENET_BEST, BASELINE["strategy"])["test_accuracy"],
+    "always a probe": lambda cells: _best([c for c in cells if c["strategy"] == "multi-tap"])["test_accuracy"],
+    "random": lambda cells: statistics.mean(cell["test_accuracy"] for cell in cells),
+    "oracle": lambda cells: max(cell["test_accuracy"] for cell in cells),
+}
+
+
+def main() -> None:
+    """Command line of the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shared", type=Path)
+    parser.add_argument("--cells", type=Path, required=True)
+    parser.add_argument("--choices", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True, help="unpacked data sets are kept here")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    every = [cell for cell in read(arguments.cells) if cell["seed"] == 0 and "error" not in cell]
+    around = environment(arguments.shared, arguments.cache)
+    rows = []
+    for data in DATA_SETS:
+        for shots in SHOTS:
+            name = {"data": data, "shots": shots}
+            cells = [cell for cell in every if name.items() <= cell.items()]
+            if len(cells) < len(STRATEGIES) * len(WEIGHTS) + 1:
+                print(name, "is not whole yet", file=sys.stderr)
+                continue
+            made = next((row for row in read(arguments.choices) if name.items() <= row.items()), None)
+            if made is None:
+                made = choose(name, arguments.shared, around, every)
+                with arguments.choices.open("a") as file:
+                    file.write(json.dumps(made) + "\n")
+                print(name, made["backbone"], made["strategy"], file=sys.stderr)
+            rows.append(_row(name, cells, made))
+    means = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if isinstance(rows[0][key], float)}
+    report([*rows, {"slice": "mean", **means}], arguments.out)
+
+
+def _row(name: dict[str, Any], cells: Sequence[Cell], made: dict[str, Any]) -> dict[str, Any]:
+    """Accuracies in percent, regrets in points."""
+    grid, auto = _best(cells), _found(cells, made["backbone"], made["strategy"])
+    cost = made["cpu_seconds"] + auto["cpu_seconds"]
+    rules = {rule: 100 * (grid["test_accuracy"] - accuracy(cells)) for rule, accuracy in _RULES.items()}
+    return {
+        "slice": f"{name['data']}, {name['shots'] or 'all'} per class",
+        "grid": f"{grid['backbone'].rpartition('/')[2]} {grid['strategy']}",
+        "auto": f"{auto['backbone'].rpartition('/')[2]} {auto['strategy']}",
+        "grid, %": 100 * grid["test_accuracy"],
+        "auto, %": 100 * auto["test_accuracy"],
+        "regret": 100 * (grid["test_accuracy"] - auto["test_accuracy"]),
+        "cost": cost / sum(cell["cpu_seconds"] for cell in cells),
+        **rules,
+    }
+
+
+if __name__ == "__main__":
+    main()
