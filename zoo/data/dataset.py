@@ -47,9 +47,10 @@ class DataSet:
         """This data set without the files named in `bad`."""
         return replace(self, samples=tuple(s for s in self.samples if s.file not in bad))
 
-    def without_split(self, split: Split) -> DataSet:
-        """This data set without the samples of one split."""
-        return replace(self, samples=tuple(sample for sample in self.samples if sample.split != split))
+    def tested_by_validation(self) -> DataSet:
+        """This data set with its validation samples as the test split, and without its own."""
+        train, val = self.of("train"), self.of("val")
+        return replace(self, samples=(*train, *(replace(sample, split="test") for sample in val)))
 
     @property
     def fingerprint(self) -> str:

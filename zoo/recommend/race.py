@@ -64,7 +64,10 @@ class Heat:
 
 
 class Race:
-    """Trainings on the training images of `data`, judged by its validation images, in the folder of `run`."""
+    """Trainings on the training images of `data`, judged by its validation images, in the folder of `run`.
+
+    They are over before the validation images are looked at.
+    """
 
     def __init__(
         self,
@@ -75,7 +78,8 @@ class Race:
         environment: Environment,
         progress: Progress,
     ) -> None:
-        self._run, self._data, self._asked = run, data.without_split("test"), asked
+        # No training chooses by the images that judge it: what has chosen its own best moment by them looks too good.
+        self._run, self._data, self._asked = run, data.tested_by_validation(), asked
         self._candidates, self._environment, self._progress = candidates, environment, progress
         self.heats: list[Heat] = []
 
@@ -135,6 +139,6 @@ def _after(entrant: Entrant, heat: Heat, probe: Heat) -> Entrant:
 
 
 def _right(folder: Path, data: DataSet) -> NDArray[np.bool_]:
-    found = RunFolder(folder).read_predictions()["val"]
-    right: NDArray[np.bool_] = found.argmax(1) == labels(data.of("val"))
+    found = RunFolder(folder).read_predictions()["test"]
+    right: NDArray[np.bool_] = found.argmax(1) == labels(data.of("test"))
     return right
