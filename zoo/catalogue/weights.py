@@ -35,10 +35,18 @@ def weights_path(spec: WeightsSpec, cache: Path) -> Path:
     return cache / _FOLDER / digest[:_SHORT] / name
 
 
-def is_at_hand(spec: WeightsSpec, cache: Path) -> bool:
+def _is_at_hand(spec: WeightsSpec, cache: Path) -> bool:
     """Whether the file of a pretrained set can be had without a network."""
     address = urlparse(spec.url)
     return weights_path(spec, cache).is_file() or (address.scheme == "file" and Path(unquote(address.path)).is_file())
+
+
+def weights_at_hand(entries: Iterable[BackboneEntry], cache: Path) -> Iterator[tuple[BackboneEntry, WeightsSpec]]:
+    """Every pretrained set of backbones that can be had without a network."""
+    for entry in entries:
+        for weights in entry.spec.weights:
+            if _is_at_hand(weights, cache):
+                yield entry, weights
 
 
 def fetch_weights(spec: WeightsSpec, cache: Path, *, mirror: str | None = None, progress: Progress) -> Path:

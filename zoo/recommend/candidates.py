@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoo.artifacts.runs import RunFolder
 from zoo.catalogue import BackboneEntry, Catalogue
-from zoo.catalogue.weights import is_at_hand
+from zoo.catalogue.weights import weights_at_hand
 from zoo.errors import UsageError
 from zoo.export.latency import backbone_latency
 from zoo.finetune.request import FinetuneRequest, StrategyName
@@ -62,13 +62,10 @@ class Candidate:
 def find_candidates(catalogue: Catalogue, cache: Path) -> tuple[list[Candidate], list[Candidate]]:
     """Every listed backbone with weights that are at hand, once for each such set; and the others, with their default
     set."""
-    here, elsewhere = [], []
-    for entry in catalogue.backbones:
-        every = [Candidate(entry, weights) for weights in entry.spec.weights]
-        found = [each for each in every if is_at_hand(each.weights, cache)]
-        here += found
-        elsewhere += every[:1] if not found else []
-    return here, elsewhere
+    here = [Candidate(entry, weights) for entry, weights in weights_at_hand(catalogue.backbones, cache)]
+    found = {each.entry.id for each in here}
+    missing = [entry for entry in catalogue.backbones if entry.id not in found and entry.spec.weights]
+    return here, [Candidate(entry, entry.spec.weights[0]) for entry in missing]
 
 
 def latencies(

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -60,11 +61,17 @@ def _thumbnail(data: DataSet, sample: Sample) -> tuple[str | None, str | None]:
         return None, "file is gone"
     if hashlib.sha256(content).hexdigest() != sample.sha256:
         return None, "file has changed since"
+    found = thumbnail(content)
+    return found, None if found else "file cannot be read"
+
+
+def thumbnail(source: Path | bytes) -> str | None:
+    """A small image file or its bytes as a data URI; None where it cannot be read."""
     try:
-        image = Image.fromarray(decode_image(content, sample.file))
+        image = Image.fromarray(decode_image(source))
     except DataError:
-        return None, "file cannot be read"
+        return None
     image.thumbnail((_SIDE, _SIDE))
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}", None
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
