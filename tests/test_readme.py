@@ -46,6 +46,7 @@ def test_the_tour(shared: Path, tmp_path: Path, zoo: Callable[..., Any], cache: 
     commands = [line.removeprefix("$ zoo ").split() for line in "".join(_blocks("console", TOUR)).splitlines()]
     assert [words[0] for words in commands] == [
         *(
+            "data",
             "list",
             "show",
             "finetune",
