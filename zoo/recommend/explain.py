@@ -42,8 +42,8 @@ def explain(winner: Entrant, best: Profile, circumstances: Circumstances, heats:
         f"fewer than {FEW_PER_CLASS} per class).",
         f"They are {_LIKE[similarity]} what {best.backbone} was trained on: {_distance(best)}.",
         f"A {size} data set {_LIKE[similarity]} the source: {_RULE[size, similarity]}.",
-        f"Its features alone tell {best.accuracy:.1%} of the images right that a linear head has not seen; five "
-        f"nearest neighbours, to which nothing is fitted, {best.neighbour_accuracy:.1%}.",
+        f"Its features alone tell {_percent(best.accuracy)} of the images right that a linear head has not seen; five "
+        f"nearest neighbours, to which nothing is fitted, {_percent(best.neighbour_accuracy)}.",
         _more(best.slope[1]),
         *_decided(winner, heats),
     ]
@@ -57,7 +57,13 @@ def _distance(best: Profile) -> str:
         if stage == last
         else f"stage {stage} of {last} alone tells {100 * best.gap:.1f} points more than its last one"
     )
-    return f"{where}, and its pretrained weights take away {best.gain:.0%} of the mistakes that random ones make"
+    return (
+        f"{where}, and its pretrained weights take away {_percent(best.gain, 0)} of the mistakes that random ones make"
+    )
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
 
 
 def _more(slope: float) -> str:
@@ -70,18 +76,19 @@ def _decided(winner: Entrant, heats: Sequence[Heat]) -> list[str]:
     found = []
     learnt = winner.expectation
     if winner.strategy != REFERENCE:
-        others = (
-            f"on {learnt.data_sets} other data sets with about as many images" if learnt.data_sets else "nowhere else"
-        )
+        others = f"on {learnt.data_sets} other data sets with about as many images, and " if learnt.data_sets else ""
         found.append(
-            f"By what was seen {others} and here, {winner.strategy} should make {math.exp(learnt.mean):.2f} times the "
-            "mistakes of a probe."
+            f"By what was seen {others}here, {winner.strategy} should make {math.exp(learnt.mean):.2f} times the mistakes of a "
+            "probe."
         )
     if heats:
         shown = ", ".join(
-            f"{heat.backbone} {heat.strategy} {heat.val_accuracy:.1%}"
-            + (f" after {heat.share:.0%} of its steps" if heat.share < 1 else "")
+            f"{heat.backbone} {heat.strategy} {_percent(heat.val_accuracy)}"
+            + (f" after {_percent(heat.share, 0)} of its steps" if heat.share < 1 else "")
             for heat in heats
         )
         found.append(f"Validation accuracy in the race: {shown}.")
-    return [*found, f"So: {winner.strategy} of {winner.backbone}, with an accuracy of about {1 - winner.error:.1%}."]
+    return [
+        *found,
+        f"So: {winner.strategy} of {winner.backbone}, with an accuracy of about {_percent(1 - winner.error)}.",
+    ]
