@@ -78,8 +78,8 @@ def _decided(winner: Entrant, heats: Sequence[Heat]) -> list[str]:
     if winner.strategy != REFERENCE:
         others = f"on {learnt.data_sets} other data sets with about as many images, and " if learnt.data_sets else ""
         found.append(
-            f"By what was seen {others}here, {winner.strategy} should make {math.exp(learnt.mean):.2f} times the mistakes of a "
-            "probe."
+            f"By what was seen {others}here, {winner.strategy} should make {math.exp(learnt.mean):.2f} times the "
+            "mistakes of a probe."
         )
     if heats:
         shown = ", ".join(
