@@ -15,9 +15,8 @@ from zoo.audit.images import look_at
 from zoo.audit.suspects import find_suspects
 from zoo.catalogue.weights import weights_at_hand
 from zoo.data.dataset import DataSet
-from zoo.data.splits import open_dataset
 from zoo.finetune.request import FinetuneRequest
-from zoo.finetune.resolve import Environment
+from zoo.finetune.resolve import Environment, open_data
 from zoo.finetune.run import probe_sources
 from zoo.progress import Named, Progress
 from zoo.runtime.threads import available_threads
@@ -31,15 +30,7 @@ def check_data(asked: FinetuneRequest, environment: Environment, progress: Progr
     Labels are judged by the features of its backbone, of the best one at hand where it says `auto`. Raises DataError
     where there is no data set at all.
     """
-    data = open_dataset(
-        asked.data,
-        cache=environment.cache,
-        progress=progress,
-        seed=asked.seed,
-        shots=asked.shots,
-        val_share=asked.val_share,
-        for_training=False,
-    )
+    data = open_data(asked, environment, progress, for_training=False)
     looks, bad = look_at(data, threads=asked.threads or available_threads(), progress=progress)
     findings = [
         Finding(kind="unreadable", severity="error", files=[file], message=message) for file, message in bad.items()

@@ -10,6 +10,8 @@ from zoo.artifacts.runs import ModelRecord
 from zoo.catalogue import BackboneEntry, Catalogue, HeadEntry
 from zoo.catalogue.composites import ARROW, parse_chain, parse_fusion, separator, split
 from zoo.catalogue.weights import fetch_weights
+from zoo.data.dataset import DataSet
+from zoo.data.splits import open_dataset
 from zoo.errors import UsageError, WeightsError, did_you_mean
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.strategies import STRATEGIES
@@ -70,6 +72,21 @@ class Resolved:
             classes=classes,
             drop_stages=self.drop_stages,
         )
+
+
+def open_data(
+    request: FinetuneRequest, environment: Environment, progress: Progress, *, for_training: bool = True
+) -> DataSet:
+    """The images of a request, every one in a split; see `open_dataset`."""
+    return open_dataset(
+        request.data,
+        cache=environment.cache,
+        progress=progress,
+        seed=request.seed,
+        shots=request.shots,
+        val_share=request.val_share,
+        for_training=for_training,
+    )
 
 
 def resolve(request: FinetuneRequest, environment: Environment, progress: Progress) -> list[Resolved]:

@@ -18,7 +18,6 @@ from zoo.artifacts.runs import ModelRecord, RunFolder
 from zoo.artifacts.versions import package_versions
 from zoo.catalogue import Catalogue
 from zoo.data.dataset import DataSet
-from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore, check_images
 from zoo.errors import DataError, RunError, UsageError
 from zoo.finetune.auto import settle
@@ -27,7 +26,7 @@ from zoo.finetune.joining import join_backbones
 from zoo.finetune.launch import SharedRun, in_processes
 from zoo.finetune.plan import Group, Plan, make_plan
 from zoo.finetune.request import FinetuneRequest
-from zoo.finetune.resolve import Environment, Resolved, head_options, resolve
+from zoo.finetune.resolve import Environment, Resolved, head_options, open_data, resolve
 from zoo.finetune.sources import Sources
 from zoo.nn.adapters import adapter_params
 from zoo.nn.backbone import Backbone
@@ -56,7 +55,7 @@ class DryRun:
 def dry_run(request: FinetuneRequest, environment: Environment, progress: Progress) -> DryRun:
     """What `finetune` would train, part by part, without training or writing anything."""
     parts = resolve(request, environment, progress)
-    data = _open(request, environment, progress)
+    data = open_data(request, environment, progress)
     request, resolved, _ = join_backbones(request, parts, data, environment, progress)
     request, why = _settle(request, data, resolved)
     plan = make_plan(request, resolved.staged, resolved.input, data)
@@ -72,7 +71,7 @@ def finetune(request: FinetuneRequest, out: Path, environment: Environment, prog
     """
     RunFolder.check_free(out)
     parts = resolve(request, environment, progress)
-    return _begin(request, parts, _open(request, environment, progress), out, environment, progress)
+    return _begin(request, parts, open_data(request, environment, progress), out, environment, progress)
 
 
 def finetune_on(
@@ -339,17 +338,6 @@ def _settle(request: FinetuneRequest, data: DataSet, resolved: Resolved) -> tupl
         return _stage_params(resolved.staged.split(resolved.backbone.spec.build()))
 
     return settle(request, data, stage_params, upstream_stages=resolved.upstream_stages)
-
-
-def _open(request: FinetuneRequest, environment: Environment, progress: Progress) -> DataSet:
-    return open_dataset(
-        request.data,
-        cache=environment.cache,
-        progress=progress,
-        seed=request.seed,
-        shots=request.shots,
-        val_share=request.val_share,
-    )
 
 
 def _store(data: DataSet, resolved: Resolved) -> ImageStore:

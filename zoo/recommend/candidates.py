@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from zoo.artifacts.runs import RunFolder
@@ -92,9 +93,9 @@ def latencies(
         if limits.latency_ms is None and usual and each.entry.id in known:
             found[each.id] = known[each.entry.id]
             continue
-        sized = replace(spec, input=taken)
         progress.say(f"measuring how long {each.entry.id} takes")
-        milliseconds = float(run.decide(f"latency of {each.id}", lambda sized=sized: backbone_latency(sized)))  # type: ignore[misc]
+        measure = partial(backbone_latency, replace(spec, input=taken))
+        milliseconds = float(run.decide(f"latency of {each.id}", measure))
         if limits.latency_ms is None or milliseconds <= limits.latency_ms:
             found[each.id] = milliseconds
     if not found:

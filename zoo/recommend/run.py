@@ -14,11 +14,10 @@ from zoo.artifacts.versions import package_versions
 from zoo.catalogue.registry import packaged_registry
 from zoo.catalogue.results import Result, read_results
 from zoo.data.dataset import DataSet
-from zoo.data.splits import open_dataset
 from zoo.data.store import ImageStore, check_images
 from zoo.errors import RunError, WeightsError
 from zoo.finetune.request import FinetuneRequest, StrategyName
-from zoo.finetune.resolve import Environment
+from zoo.finetune.resolve import Environment, open_data
 from zoo.finetune.run import probe_sources
 from zoo.progress import Named, Progress
 from zoo.recommend.candidates import Candidate, Limits, find_candidates, latencies
@@ -111,14 +110,7 @@ def _open(out: Path, asked: FinetuneRequest, limits: Limits) -> RunFolder:
 
 
 def _data(asked: FinetuneRequest, environment: Environment, progress: Progress) -> DataSet:
-    data = open_dataset(
-        asked.data,
-        cache=environment.cache,
-        progress=progress,
-        seed=asked.seed,
-        shots=asked.shots,
-        val_share=asked.val_share,
-    )
+    data = open_data(asked, environment, progress)
     threads = asked.threads or available_threads()
     return check_images(data, ImageStore(data), on_bad=asked.on_bad_sample, threads=threads, progress=progress)[0]
 
