@@ -18,16 +18,17 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zoo.artifacts.files import sha256_file
+from zoo.artifacts.files import read_json, sha256_file, write_json
 from zoo.artifacts.runs import RunFolder
 from zoo.catalogue import Catalogue
+from zoo.catalogue.results import Result, add_results
 from zoo.data.dataset import DataSet
 from zoo.data.splits import open_dataset
 from zoo.data.store import labels
@@ -37,6 +38,7 @@ from zoo.finetune.resolve import Environment
 from zoo.finetune.run import finetune
 from zoo.progress import Silent
 
+Cell = dict[str, Any]
 DATA_SETS = ("flowers5", "trashnet6", "sign_digits10", "bccd_cells3", "aerial_patches5", "digits")
 SHOTS = (5, 20, 100, None)
 WEIGHTS = {
@@ -50,6 +52,10 @@ STRATEGIES = ("probe", "multi-tap", "partial", "lp-ft", "scratch")
 STEPS = 200
 SMALLER = 128
 """Pixels for backbones that were pretrained at 224."""
+TAG = "shared"
+"""Of the pretrained sets whose files are in SHARED."""
+AS_RECORDED = {"multi-tap": "probe", "partial": "partial", "lp-ft": "lp-ft", "scratch": "scratch"}
+"""Strategies of the grid as registries know them; a probe sees the taps that help."""
 _LARGE = "torchvision/"
 BASELINE = {"backbone": "torchvision/mobilenet_v2", "strategy": "full"}
 """Measured, too, as a rule of thumb: the best on ImageNet, all of it trained. It is no part of the grid."""
@@ -70,7 +76,7 @@ def _registry(known: Catalogue, folder: Path) -> dict[str, Any]:
         if file is not None:
             entry, _ = known.find_backbone(name)
             path = (folder / file).resolve()
-            facts = {"tag": "shared", "url": path.as_uri(), "sha256": sha256_file(path), "file_name": file}
+            facts = {"tag": TAG, "url": path.as_uri(), "sha256": sha256_file(path), "file_name": file}
             weights = {**asdict(entry.spec.weights[0]), **facts}
             if name.startswith(_LARGE):
                 weights["input"] |= {"height": SMALLER, "width": SMALLER}
@@ -91,7 +97,7 @@ def request(
     if strategy == "scratch":
         options["input_size"] = SMALLER if backbone.startswith(_LARGE) else None
     elif WEIGHTS[backbone]:
-        backbone += "@shared"
+        backbone += f"@{TAG}"
     return FinetuneRequest(data=data, backbone=backbone, seed=seed, **budget(shots), **options)
 
 
@@ -132,9 +138,32 @@ def cells(seeds: int) -> Iterator[dict[str, Any]]:
                         yield {"data": data, "shots": shots, **way, "seed": seed}
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[Cell]:
     """The cells that are there."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def ids(known: Catalogue, *, tag: str | None = None) -> dict[str, str]:
+    """The backbones with their pretrained sets: those of files under `tag`, or under their plugins' where None."""
+    own = {name: known.find_backbone(name)[0].spec.weights[0].tag for name in WEIGHTS}
+    return {name: f"{name}@{tag if tag and WEIGHTS[name] else own[name]}" for name in WEIGHTS}
+
+
+def results(cells: Sequence[Cell], ids: Mapping[str, str]) -> list[Result]:
+    """The cells as a registry records them."""
+    return [
+        Result(
+            data=cell["data"],
+            classes=cell["classes"],
+            train_images=cell["images"],
+            backbone=ids[cell["backbone"]],
+            strategy=AS_RECORDED[cell["strategy"]],
+            test_accuracy=round(cell["test_accuracy"], 4),
+            seconds=cell["seconds"],
+        )
+        for cell in cells
+        if cell["strategy"] in AS_RECORDED and "error" not in cell
+    ]
 
 
 def source(data: str, shared: Path) -> str:
@@ -151,8 +180,13 @@ def main() -> None:
     parser.add_argument("--skip", action="append", default=[], help="none of these")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--cache", type=Path, required=True, help="features are kept here")
+    parser.add_argument("--registry", type=Path, help="only record the cells that are there in this file")
     arguments = parser.parse_args()
     around = environment(arguments.shared, arguments.cache)
+    if arguments.registry:
+        found = results([cell for cell in read(arguments.cells) if cell["seed"] == 0], ids(around.catalogue))
+        write_json(arguments.registry, add_results(read_json(arguments.registry), found))
+        return
     for name in cells(arguments.seeds):
         words = {str(value) for value in name.values()}
         if (arguments.only and not words & set(arguments.only)) or words & set(arguments.skip):

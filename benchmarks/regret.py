@@ -18,27 +18,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from grid import (
+    AS_RECORDED,
     BASELINE,
     DATA_SETS,
     SHOTS,
     STEPS,
     STRATEGIES,
+    TAG,
     WEIGHTS,
+    Cell,
     budget,
     environment,
+    ids,
     processor_seconds,
     read,
+    results,
     source,
 )
 from reporting import report
 
-from zoo.catalogue import Catalogue
-from zoo.catalogue.results import Result
 from zoo.data.splits import open_dataset
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
@@ -46,47 +49,21 @@ from zoo.progress import Silent
 from zoo.recommend.candidates import Limits
 from zoo.recommend.run import recommend
 
-Cell = dict[str, Any]
 _IMAGENET_BEST = BASELINE["backbone"]
-_AS_RECORDED = {"multi-tap": "probe", "partial": "partial", "lp-ft": "lp-ft", "scratch": "scratch"}
-"""Strategies of the grid as the command line knows them; a probe sees the taps that help."""
-
-
-def results(cells: Sequence[Cell], *, but: str) -> list[Result]:
-    """The cells as a registry records them, without those of the data set `but`."""
-    return [
-        Result(
-            data=cell["data"],
-            classes=cell["classes"],
-            train_images=cell["images"],
-            backbone=cell["backbone"],
-            strategy=_AS_RECORDED[cell["strategy"]],
-            test_accuracy=cell["test_accuracy"],
-            seconds=cell["seconds"],
-        )
-        for cell in cells
-        if cell["data"] != but and cell["strategy"] in _AS_RECORDED and "error" not in cell
-    ]
 
 
 def choose(name: dict[str, Any], shared: Path, around: Environment, cells: Sequence[Cell]) -> dict[str, Any]:
     """The recommendation for one slice, knowing the others, and what it cost."""
-    learnt = {
-        "schema": 1,
-        "plugins": [],
-        "backbones": [],
-        "results": [asdict(row) for row in results(cells, but=name["data"])],
-    }
-    known = Catalogue(around.catalogue.plugins, [*around.catalogue.registries, learnt])
     data, same = source(name["data"], shared), budget(name["shots"])
     split = {key: same[key] for key in ("shots", "val_share")}
     images = open_dataset(data, cache=around.cache, progress=Silent(), **split)
     epochs = -(-STEPS // max(1, -(-len(images.of("train")) // 32)))
     asked = FinetuneRequest(data=data, backbone="auto", epochs=epochs, **same)
     with tempfile.TemporaryDirectory() as folder:
-        fresh = replace(around, catalogue=known, cache=Path(folder) / "cache")
+        fresh = replace(around, cache=Path(folder) / "cache")
         began, used = time.perf_counter(), processor_seconds()
-        found = recommend(asked, Path(folder) / "out", fresh, Silent(), limits=Limits())
+        known = results([cell for cell in cells if cell["data"] != name["data"]], ids(around.catalogue, tag=TAG))
+        found = recommend(asked, Path(folder) / "out", fresh, Silent(), limits=Limits(), results=known)
         cost = {"seconds": time.perf_counter() - began, "cpu_seconds": processor_seconds() - used}
     kept = {key: found[key] for key in ("backbone", "strategy", "quadrant", "why", "expected")}
     return {**name, **{key: round(value, 1) for key, value in cost.items()}, **kept}
@@ -99,7 +76,7 @@ def _best(cells: Sequence[Cell]) -> Cell:
 
 
 def _found(cells: Sequence[Cell], backbone: str, strategy: str) -> Cell:
-    known = {own: recorded for recorded, own in _AS_RECORDED.items()}
+    known = {own: recorded for recorded, own in AS_RECORDED.items()}
     wanted = (backbone.partition("@")[0], known.get(strategy, strategy))
     return next(cell for cell in cells if (cell["backbone"], cell["strategy"]) == wanted)
 

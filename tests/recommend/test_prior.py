@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zoo.catalogue.results import Result, add_results, read_results
-from zoo.recommend.prior import expect
+from zoo.recommend.prior import expect, expect_probes, pooled_errors
 
 
 def _result(data: str, strategy: str, accuracy: float, per_class: int = 20, backbone: str = "a/b@c") -> Result:
@@ -69,6 +69,41 @@ def test_what_is_seen_counts_by_how_much_it_tells() -> None:
     assert same.mean == 0
     everything = prior.given(np.ones(10, bool), np.ones(10, bool))
     assert math.isfinite(everything.mean)
+
+
+def test_backbones_are_compared_on_the_same_data() -> None:
+    results = [
+        _result(data, "probe", accuracy, backbone=backbone)
+        for data, easy in (("easy", 0.9), ("hard", 0.0), ("middle", 0.5))
+        for backbone, accuracy in (("a/good@c", 1 - 0.1 * (1 - easy)), ("a/bad@c", 1 - 0.4 * (1 - easy)))
+    ]
+    found = expect_probes([*results, _result("alone", "probe", 0.1, backbone="a/good@c")], ["a/good@c", "a/bad@c"], 20)
+    assert found["a/good@c"].mean == pytest.approx(-found["a/bad@c"].mean)
+    assert found["a/good@c"].mean == pytest.approx(math.log(0.5) * 3 / 4)  # three data sets, and nothing as a fourth
+    assert found["a/good@c"].data_sets == 3
+    unknown = expect_probes(results, ["a/good@c", "other/one@c"], 20)
+    assert [unknown[name].data_sets for name in ("a/good@c", "other/one@c")] == [0, 0]
+
+
+def test_few_images_leave_it_to_what_is_known_and_many_do_not() -> None:
+    known = [
+        row
+        for name in "abcdefgh"
+        for row in (
+            _result(name, "probe", 0.9, backbone="a/good@c"),
+            _result(name, "probe", 0.6, backbone="a/bad@c"),
+        )
+    ]
+    expected = expect_probes(known, ["a/good@c", "a/bad@c"], 20)
+    seen = {"a/good@c": 0.4, "a/bad@c": 0.3}
+    few, many = pooled_errors(seen, 20, expected), pooled_errors(seen, 2_000, expected)
+    assert few["a/good@c"] < few["a/bad@c"]
+    assert many["a/good@c"] > many["a/bad@c"]
+    assert many == pytest.approx(seen, rel=0.1)
+    nothing = pooled_errors(seen, 20, expect_probes([], list(seen), 20))
+    assert 0.3 < nothing["a/bad@c"] < nothing["a/good@c"] < 0.4
+    perfect = pooled_errors({"a/good@c": 0.0}, 20, expected)
+    assert perfect["a/good@c"] == pytest.approx(0.5 / 21)
 
 
 def test_results_are_kept_once() -> None:

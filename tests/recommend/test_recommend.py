@@ -38,7 +38,7 @@ def _request(dataset: Path, **options: object) -> FinetuneRequest:
 def recommendation(dataset: Path, environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished one."""
     out = tmp_path_factory.mktemp("recommendation") / "shapes"
-    recommend(_request(dataset), out, environment, Silent(), limits=Limits())
+    recommend(_request(dataset), out, environment, Silent(), limits=Limits(), results=[])
     return out
 
 
@@ -71,7 +71,9 @@ def test_it_says_what_to_train_and_why(recommendation: Path) -> None:
     assert "torchvision/resnet18@imagenet1k_v1" in found["elsewhere"]
     assert found["quadrant"]["size"] == "small"
     assert any("12 images per class" in sentence for sentence in found["why"])
-    assert found["why"][-1].startswith(f"So: {found['strategy']} of {found['backbone']}")
+    assert any(each.startswith(f"So: {found['strategy']} of {found['backbone']}") for each in found["why"])
+    assert found["training_seconds"] > 0
+    assert found["why"][-1].startswith("Its training should take about ")
     assert not (recommendation / "race").exists()
 
 
@@ -120,7 +122,7 @@ def test_the_same_call_gives_what_is_there_and_another_one_is_refused(
     recommendation: Path, dataset: Path, environment: Environment, zoo: Zoo
 ) -> None:
     before = (recommendation / "recommendation.json").read_bytes()
-    again = recommend(_request(dataset), recommendation, environment, Silent(), limits=Limits())
+    again = recommend(_request(dataset), recommendation, environment, Silent(), limits=Limits(), results=[])
     assert again == json.loads(before)
     other = zoo("recommend", dataset, "--out", recommendation, "--seed", "7")
     assert "where something else was asked" in other.stderr
@@ -146,6 +148,19 @@ def test_within_limits(dataset: Path, zoo: Zoo, tmp_path: Path) -> None:
     assert "no backbone at hand within --max-size 0.001" in json.loads(done.stdout)["error"]
 
 
+def test_within_a_time(dataset: Path, zoo: Zoo, tmp_path: Path) -> None:
+    words = ("recommend", dataset, "--epochs", "10", "--threads", "1", "--json")
+    done = zoo(*words, "--max-time", "60", "--out", tmp_path / "enough")
+    enough = json.loads(done.stdout)
+    assert {heat["strategy"] for heat in enough["race"]} > {"probe"}
+    assert all(row["image_seconds"] > 0 for row in enough["ranking"])
+    done = zoo(*words, "--max-time", "0.0001", "--out", tmp_path / "none")
+    hurried = json.loads(done.stdout)
+    assert (hurried["strategy"], hurried["race"]) == ("probe", [])
+    refused = zoo(*words, "--max-time", "0.0001", "--strategy", "full", "--out", tmp_path / "full")
+    assert "can be trained with full within --max-time 0.0001; raise it" in json.loads(refused.stdout)["error"]
+
+
 def test_nothing_at_hand(dataset: Path, tmp_path: Path, zoo_process: Zoo) -> None:
     done = zoo_process("recommend", dataset, "--out", tmp_path / "none", ZOO_PLUGINS="torchvision,heads")
     assert "no pretrained weights at hand: 23 installed backbones" in done.stderr
@@ -163,7 +178,7 @@ def test_killed_it_goes_on_where_it_was(
         "from zoo.recommend.run import recommend\n"
         "asked = FinetuneRequest(data=sys.argv[1], backbone='auto', device='cpu', threads=1, batch_size=8, epochs=10)\n"
         "around = Environment(catalogue=Catalogue.installed(), cache=Path(sys.argv[2]))\n"
-        "recommend(asked, Path(sys.argv[3]), around, Silent(), limits=Limits())\n"
+        "recommend(asked, Path(sys.argv[3]), around, Silent(), limits=Limits(), results=[])\n"
     )
     for decisions in (1, 3, 5):  # a profile, the probes, the race
         process = subprocess.Popen([sys.executable, "-c", program, str(dataset), str(cache), str(out)])
@@ -175,7 +190,7 @@ def test_killed_it_goes_on_where_it_was(
         assert process.poll() is None, "finished before it could be killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
-    found = recommend(_request(dataset), out, environment, Silent(), limits=Limits())
+    found = recommend(_request(dataset), out, environment, Silent(), limits=Limits(), results=[])
     whole = json.loads((recommendation / "recommendation.json").read_text())
     for record in (found, whole):
         del record["seconds"]

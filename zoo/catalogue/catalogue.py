@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from zoo.catalogue.registry import declared_weights, packaged_registry
+from zoo.catalogue.results import Result, read_results
 from zoo.errors import PluginError, UsageError, ZooError, did_you_mean
 from zoo.plugins import Plugin, load_plugins
 from zoo.specs import BackboneSpec, HeadSpec, Needs, WeightsSpec
@@ -93,6 +94,11 @@ class Catalogue:
             for entry in registry["backbones"]
             if "latency_ms" in entry
         }
+
+    @property
+    def results(self) -> list[Result]:
+        """What trainings came to, where a registry has recorded it."""
+        return read_results((packaged_registry(), *self.registries))
 
     def needs_of(self, task: str) -> set[Needs]:
         """What the installed heads of a task need of a backbone. Raises UsageError where there is no such head."""

@@ -28,9 +28,12 @@ class Limits:
     """For one image, in ONNX Runtime on one thread of this machine."""
     megabytes: float | None = None
     """Of parameters in single precision."""
+    seconds: float | None = None
+    """For the whole training, on this device."""
 
     def __str__(self) -> str:
-        given = {"--max-latency": self.latency_ms, "--max-size": self.megabytes}
+        minutes = self.seconds / 60 if self.seconds is not None else None
+        given = {"--max-latency": self.latency_ms, "--max-size": self.megabytes, "--max-time": minutes}
         return ", ".join(f"{option} {value:g}" for option, value in given.items() if value is not None)
 
 

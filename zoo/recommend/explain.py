@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from zoo.recommend.circumstances import FEW_PER_CLASS, Circumstances, Similarity, Size
-from zoo.recommend.prior import REFERENCE
+from zoo.recommend.prior import REFERENCE, Expectation
 from zoo.recommend.profile import Profile
 from zoo.recommend.race import Entrant, Heat
 
@@ -28,13 +28,17 @@ _RULE: dict[tuple[Size, Similarity], str] = {
     ),
 }
 _WORTH = 0.01
+_IN_MINUTES = 120
 _LIKE = {"similar": "like", "different": "unlike"}
 
 
-def explain(winner: Entrant, best: Profile, circumstances: Circumstances, heats: Sequence[Heat]) -> list[str]:
+def explain(
+    winner: Entrant, best: Profile, elsewhere: Expectation, circumstances: Circumstances, heats: Sequence[Heat]
+) -> list[str]:
     """Sentences: the size of the data and its distance from the source, what was measured, what decided.
 
-    `best` is the profile of the backbone whose features tell most.
+    `best` is the profile of the backbone whose features tell most, `elsewhere` how its probes compare with those of the
+    other backbones on other data.
     """
     size, similarity = circumstances.size, circumstances.similarity
     return [
@@ -45,8 +49,16 @@ def explain(winner: Entrant, best: Profile, circumstances: Circumstances, heats:
         f"Its features alone tell {_percent(best.accuracy)} of the images right that a linear head has not seen; five "
         f"nearest neighbours, to which nothing is fitted, {_percent(best.neighbour_accuracy)}.",
         _more(best.slope[1]),
+        *_known(best, elsewhere),
         *_decided(winner, heats),
+        *_cost(training_seconds(winner, heats)),
     ]
+
+
+def training_seconds(winner: Entrant, heats: Sequence[Heat]) -> float | None:
+    """What its whole training takes, by its longest lap; None where it did not race."""
+    laps = [heat for heat in heats if (heat.backbone, heat.strategy) == (winner.backbone, winner.strategy)]
+    return max(laps, key=lambda heat: heat.share).whole_seconds if laps else None
 
 
 def _distance(best: Profile) -> str:
@@ -70,6 +82,22 @@ def _more(slope: float) -> str:
     """Whether more images would help."""
     last = f"twice as many brought {100 * slope:.1f} points"
     return f"More images would {'still help' if slope > _WORTH else 'change little'}: {last}."
+
+
+def _known(best: Profile, elsewhere: Expectation) -> list[str]:
+    if not elsewhere.data_sets:
+        return []
+    return [
+        f"On {elsewhere.data_sets} other data sets with about as many images probes of {best.backbone} made "
+        f"{math.exp(elsewhere.mean):.2f} times the mistakes that those of all backbones compared here made in the mean."
+    ]
+
+
+def _cost(seconds: float | None) -> list[str]:
+    if seconds is None:
+        return []
+    shown = f"{seconds:.0f} seconds" if seconds < _IN_MINUTES else f"{seconds / 60:.0f} minutes"
+    return [f"Its training should take about {shown} here."]
 
 
 def _decided(winner: Entrant, heats: Sequence[Heat]) -> list[str]:

@@ -1,9 +1,12 @@
-"""What other trainings let one expect of a strategy, and what a comparison on the data itself makes of that."""
+"""What other trainings let one expect of a strategy and of a backbone, and what is seen on the data itself makes of
+that."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,21 +22,23 @@ _UNKNOWN = 0.5
 _NEAR = math.log(2.5)
 """Results with so many times as many images per class, or as few, count by exp(-1/2)."""
 _LEAST_ERROR = 0.002
+_COUNTED = 0.1
+_NO_WEIGHT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """How a strategy's error rate compares with a probe's: a normal distribution of the logarithm of their ratio."""
+    """How one error rate compares with another: a normal distribution of the logarithm of their ratio."""
 
     mean: float
-    """Below 0 where the strategy makes fewer mistakes."""
+    """Below 0 where the first is lower."""
     sd: float
     data_sets: int
     """So many data sets it was learnt from."""
 
-    def error(self, probe: float) -> float:
-        """The error rate to expect where a probe has the error rate `probe`."""
-        return max(probe, _LEAST_ERROR) * math.exp(self.mean)
+    def error(self, other: float) -> float:
+        """The first error rate where the second is `other`."""
+        return max(other, _LEAST_ERROR) * math.exp(self.mean)
 
     def given(self, ours: NDArray[np.bool_], probe: NDArray[np.bool_]) -> Expectation:
         """After a look at which validation images [N] each of both gets right.
@@ -43,38 +48,87 @@ class Expectation:
         """
         wrong, before = float((~ours).sum()) + 0.5, float((~probe).sum()) + 0.5
         seen, variance = math.log(wrong / before), (float((ours != probe).sum()) + 0.5) / (wrong * before)
+        return self.after(seen, variance)
+
+    def after(self, seen: float, variance: float) -> Expectation:
+        """After the logarithm of the ratio was `seen`, with an error of this variance."""
         precision = 1 / self.sd**2 + 1 / variance
         mean = (self.mean / self.sd**2 + seen / variance) / precision
         return Expectation(mean, math.sqrt(1 / precision), self.data_sets)
 
 
 def expect(results: Iterable[Result], strategy: str, per_class: float) -> Expectation:
-    """What to expect of a strategy with so many images per class, from results on other data.
-
-    Every data set counts alike, by how near its images per class are; nothing at all counts as one more data set on
-    which the strategy is as good as a probe.
-    """
+    """How a strategy's error rate compares with that of a probe of the same backbone, with so many images per class,
+    from results on other data."""
     if strategy == REFERENCE:
         return Expectation(0.0, 1e-6, 0)
-    ratios, weights, names = _ratios(list(results), strategy, per_class)
-    total = sum(weights) + 1
-    mean = sum(weight * ratio for weight, ratio in zip(weights, ratios, strict=True)) / total
-    spread = sum(weight * (ratio - mean) ** 2 for weight, ratio in zip(weights, ratios, strict=True)) + _UNKNOWN**2
-    return Expectation(mean, math.sqrt(spread / total), len(names))
-
-
-def _ratios(results: Sequence[Result], strategy: str, per_class: float) -> tuple[list[float], list[float], set[str]]:
-    """Logarithms of ratios of error rates, how much each counts, and the data sets they are of."""
+    results = list(results)
     probes = {(each.task, each.backbone): each for each in results if each.strategy == REFERENCE}
-    found: list[tuple[str, float, float]] = []
+    ratios = [
+        (each, _log_error(each) - _log_error(probes[each.task, each.backbone]))
+        for each in results
+        if each.strategy == strategy and (each.task, each.backbone) in probes
+    ]
+    return _learnt(ratios, per_class)
+
+
+def expect_probes(results: Iterable[Result], backbones: Sequence[str], per_class: float) -> dict[str, Expectation]:
+    """How the error rate of a probe of each of these backbones compares with the geometric mean of them all, with so
+    many images per class, from results on other data."""
+    tasks: dict[tuple[str, int], list[Result]] = defaultdict(list)
     for each in results:
-        probe = probes.get((each.task, each.backbone))
-        if each.strategy == strategy and probe is not None:
-            near = math.exp(-0.5 * (math.log(each.per_class / per_class) / _NEAR) ** 2)
-            ratio = math.log(max(1 - each.test_accuracy, _LEAST_ERROR) / max(1 - probe.test_accuracy, _LEAST_ERROR))
-            found.append((each.data, ratio, near))
+        if each.strategy == REFERENCE and each.backbone in backbones:
+            tasks[each.task].append(each)
+    ratios: dict[str, list[tuple[Result, float]]] = {name: [] for name in backbones}
+    for found in tasks.values():
+        if len(found) > 1:
+            mean = statistics.fmean(map(_log_error, found))
+            for each in found:
+                ratios[each.backbone].append((each, _log_error(each) - mean))
+    return {name: _learnt(found, per_class) for name, found in ratios.items()}
+
+
+def pooled_errors(seen: Mapping[str, float], images: int, expected: Mapping[str, Expectation]) -> dict[str, float]:
+    """Error rates of probes, as `seen` on so many images, drawn towards what is `expected` of each beside the others.
+
+    Few images say little: the logarithm of an error rate e seen on N of them has about the variance (1 - e) / (e N).
+    That of the rate itself is one number for the data, of which nothing is known before, plus what the backbone
+    deviates from it by, of which `expected` is the prior (partial pooling; Gelman and Hill 2007, chapter 12).
+    """
+    rates = {name: (error * images + 0.5) / (images + 1) for name, error in seen.items()}
+    variances = {name: (1 - rate) / (rate * images) for name, rate in rates.items()}
+    weights = {name: 1 / (variances[name] + expected[name].sd ** 2) for name in rates}
+    common = sum(weights[name] * (math.log(rates[name]) - expected[name].mean) for name in rates)
+    common /= sum(weights.values())
+    return {
+        name: math.exp(common + expected[name].after(math.log(rate) - common, variances[name]).mean)
+        for name, rate in rates.items()
+    }
+
+
+def _log_error(result: Result) -> float:
+    return math.log(max(1 - result.test_accuracy, _LEAST_ERROR))
+
+
+def _learnt(ratios: Sequence[tuple[Result, float]], per_class: float) -> Expectation:
+    """The mean of logarithms of ratios and its spread over data sets.
+
+    Every data set counts alike, by how near its images per class are; nothing at all counts as one more data set on
+    which both make as many mistakes.
+    """
+    near = [math.exp(-0.5 * (math.log(each.per_class / per_class) / _NEAR) ** 2) for each, _ in ratios]
+    most: dict[str, float] = defaultdict(float)
+    sums: dict[str, float] = defaultdict(float)
+    for (each, _), weight in zip(ratios, near, strict=True):
+        most[each.data] = max(most[each.data], weight)
+        sums[each.data] += weight
     # Of several backbones and sizes of one data set the nearest size decides how much all of it counts.
-    most = {name: max(near for data, _, near in found if data == name) for name, _, _ in found}
-    sums = {name: sum(near for data, _, near in found if data == name) for name in most}
-    kept = [(ratio, near / sums[data] * most[data]) for data, ratio, near in found if sums[data] > 1e-6]
-    return [ratio for ratio, _ in kept], [weight for _, weight in kept], {data for data in most if most[data] > 0.1}
+    kept = [
+        (ratio, weight / sums[each.data] * most[each.data])
+        for (each, ratio), weight in zip(ratios, near, strict=True)
+        if sums[each.data] > _NO_WEIGHT
+    ]
+    total = sum(weight for _, weight in kept) + 1
+    mean = sum(weight * ratio for ratio, weight in kept) / total
+    spread = sum(weight * (ratio - mean) ** 2 for ratio, weight in kept) + _UNKNOWN**2
+    return Expectation(mean, math.sqrt(spread / total), sum(weight > _COUNTED for weight in most.values()))

@@ -14,8 +14,10 @@ from torch import Tensor
 from zoo.data.dataset import Sample
 from zoo.data.store import labels
 from zoo.errors import UsageError
+from zoo.finetune.boundary import measure_costs
 from zoo.finetune.objective import SourceLogits
 from zoo.finetune.sources import Sources
+from zoo.nn.batches import Batches
 from zoo.nn.build import build_backbone, build_source_head
 from zoo.nn.engine import derive_seed, place
 from zoo.nn.linear import standardise, stratified
@@ -59,6 +61,8 @@ class Profile:
     """None of a backbone without a classifier of its source task."""
     distance: float | None
     """Frechet distance of the embeddings from those of the source data, where a registry has these."""
+    image_seconds: float | None
+    """What training all of it takes for one image, on this device; None where nobody asked."""
     seconds: float
 
     @property
@@ -89,8 +93,9 @@ class Profile:
         return cls(**own | {"source": source, "collapse": Collapse(**own["collapse"]), "slope": tuple(own["slope"])})
 
 
-def profile(sources: Sources, known: SourceStatistics | None) -> Profile:
-    """The profile of the backbone of `sources`; `known` is what its source data was like.
+def profile(sources: Sources, known: SourceStatistics | None, *, timed: bool = False) -> Profile:
+    """The profile of the backbone of `sources`; `known` is what its source data was like, `timed` asks how long
+    training takes.
 
     Its features are those that a probe is fitted on: whoever trains with this backbone afterwards finds them there.
     """
@@ -120,6 +125,7 @@ def profile(sources: Sources, known: SourceStatistics | None) -> Profile:
         slope=_slope(beside[int(np.argmax(concatenated))], truth[rows], classes, seed),
         source=_source_answers(sources, samples, own),
         distance=known.distance(embedding) if known is not None else None,
+        image_seconds=_image_seconds(sources) if timed else None,
         seconds=time.monotonic() - began,
     )
 
@@ -169,6 +175,15 @@ def _slope(centred: Tensor, truth: Tensor, classes: int, seed: int) -> tuple[flo
         accuracies.append(sum(found) / len(found))
     quarter, half = accuracies
     return half - quarter, _accuracy(centred, truth, classes) - half
+
+
+def _image_seconds(sources: Sources) -> float:
+    """Of one image, read and brought forward and backward through all of the backbone."""
+    train = sources.images.train
+    assert isinstance(train, Batches)
+    costs = measure_costs(sources.model, train, frozen=0, policy=sources.plan.augment, fabric=sources.fabric)
+    assert costs is not None  # no stage is frozen, and images are tensors
+    return costs.read + costs.suffix
 
 
 def _source_answers(sources: Sources, samples: Sequence[Sample], rows: Tensor) -> SourceAnswers | None:

@@ -62,6 +62,11 @@ class Heat:
     right: Sequence[bool]
     """About which validation images."""
 
+    @property
+    def whole_seconds(self) -> float:
+        """What a whole training would take."""
+        return self.seconds / self.share
+
 
 class Race:
     """Trainings on the training images of `data`, judged by its validation images, in the folder of `run`.
@@ -83,15 +88,21 @@ class Race:
         self._candidates, self._environment, self._progress = candidates, environment, progress
         self.heats: list[Heat] = []
 
-    def decide(self, entrants: Sequence[Entrant]) -> list[Entrant]:
-        """Those that stay in the race to its end, with what was seen of them, and the probes; the best first."""
+    def decide(self, entrants: Sequence[Entrant], *, most_seconds: float | None = None) -> list[Entrant]:
+        """Those that stay in the race to its end, with what was seen of them, and the probes; the best first.
+
+        Whoever would take longer than `most_seconds` to the end, by the laps so far, is out.
+        """
         left = [each for each in entrants if each.strategy != REFERENCE]
         probes = {each.backbone: self._heat(each, 1.0) for each in entrants if each.strategy == REFERENCE}
         heats: list[Heat] = []
         for share in RUNGS:
             heats = [self._heat(each, share) for each in left]
-            order = sorted(range(len(left)), key=lambda number: heats[number].val_accuracy, reverse=True)
+            if most_seconds is not None:
+                kept = [number for number, heat in enumerate(heats) if heat.whole_seconds <= most_seconds]
+                left, heats = [left[number] for number in kept], [heats[number] for number in kept]
             if share != RUNGS[-1]:
+                order = sorted(range(len(left)), key=lambda number: heats[number].val_accuracy, reverse=True)
                 left = [left[number] for number in order[: math.ceil(len(order) / 2)]]
         seen = [_after(each, heat, probes[each.backbone]) for each, heat in zip(left, heats, strict=True)]
         return sorted([*seen, *(each for each in entrants if each.strategy == REFERENCE)], key=lambda each: each.error)
@@ -129,9 +140,15 @@ class Race:
         request = self._candidates[backbone].request(self._asked, strategy)
         if share == 1:
             return request
-        per_epoch = max(1, math.ceil(len(self._data.of("train")) / request.batch_size))
-        epochs = request.epochs or STRATEGIES[strategy].epochs_of(per_epoch)
+        epochs = whole_epochs(request, len(self._data.of("train")))
         return replace(request, epochs=max(1, round(share * epochs)), patience=0)
+
+
+def whole_epochs(request: FinetuneRequest, images: int) -> int:
+    """Passes of a whole training with a strategy that trains, on so many images."""
+    assert request.strategy != "auto"
+    per_epoch = max(1, math.ceil(images / request.batch_size))
+    return request.epochs or STRATEGIES[request.strategy].epochs_of(per_epoch)
 
 
 def _after(entrant: Entrant, heat: Heat, probe: Heat) -> Entrant:

@@ -11,21 +11,20 @@ from typing import Any
 
 from zoo.artifacts.runs import RunFolder
 from zoo.artifacts.versions import package_versions
-from zoo.catalogue.registry import packaged_registry
-from zoo.catalogue.results import Result, read_results
+from zoo.catalogue.results import Result
 from zoo.data.dataset import DataSet
 from zoo.data.store import ImageStore, check_images
-from zoo.errors import RunError, WeightsError
-from zoo.finetune.request import FinetuneRequest, StrategyName
+from zoo.errors import RunError, UsageError, WeightsError
+from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment, open_data
 from zoo.finetune.run import probe_sources
 from zoo.progress import Named, Progress
 from zoo.recommend.candidates import Candidate, Limits, find_candidates, latencies
 from zoo.recommend.circumstances import Circumstances
-from zoo.recommend.explain import explain
-from zoo.recommend.prior import REFERENCE, expect
+from zoo.recommend.explain import explain, training_seconds
+from zoo.recommend.prior import REFERENCE, expect, expect_probes, pooled_errors
 from zoo.recommend.profile import Profile, profile
-from zoo.recommend.race import Entrant, Race
+from zoo.recommend.race import RUNGS, Entrant, Race, whole_epochs
 from zoo.recommend.separation import ncti
 from zoo.recommend.source import known_source
 from zoo.runtime.threads import available_threads
@@ -37,13 +36,19 @@ _HOPELESS = 2.0
 
 
 def recommend(
-    asked: FinetuneRequest, out: Path, environment: Environment, progress: Progress, *, limits: Limits
+    asked: FinetuneRequest,
+    out: Path,
+    environment: Environment,
+    progress: Progress,
+    *,
+    limits: Limits,
+    results: Sequence[Result],
 ) -> dict[str, Any]:
     """The backbone, and the strategy unless it names one, for the training `asked`, as the record in `out`.
 
-    Every backbone with weights at hand and within `limits` is profiled on the training images. What others gained from
-    each strategy with as much data (the results in registries) says what to expect of it; the likeliest few race for
-    part of their steps, judged by validation images where there are any. Test images are not looked at. `out` keeps
+    Every backbone with weights at hand and within `limits` is profiled on the training images. What trainings on other
+    data came to (`results`) says what to expect of each backbone and strategy; the likeliest few race for part of
+    their steps, judged by validation images where there are any. Test images are not looked at. `out` keeps
     what was decided: the same call goes on where it was cut off. Raises RunError where `out` holds something else,
     UsageError where nothing is within the limits, WeightsError where no pretrained weights are at hand.
     """
@@ -61,17 +66,32 @@ def recommend(
         )
     milliseconds = latencies(here, asked, limits, catalogue.latencies, run, progress)
     candidates = {each.id: each for each in here if each.id in milliseconds}
-    profiles = [_profile(run, each, asked, data, environment, progress) for each in candidates.values()]
-    profiles.sort(key=lambda each: each.accuracy, reverse=True)
+    timed = limits.seconds is not None
+    profiles = [_profile(run, each, asked, data, environment, progress, timed=timed) for each in candidates.values()]
     per_class = (len(data.of("train")) + len(data.of("val"))) / len(data.classes)
+    expected = expect_probes(results, list(candidates), per_class)
+    errors = pooled_errors({each.backbone: 1 - each.accuracy for each in profiles}, profiles[0].images, expected)
+    profiles.sort(key=lambda each: errors[each.backbone])
     circumstances = Circumstances.of(profiles[0], per_class)
     strategies = circumstances.strategies if asked.strategy == "auto" else (asked.strategy,)
-    results = read_results([packaged_registry(), *catalogue.registries])
-    entrants = _entrants(profiles, strategies, per_class, results)
+    every = [
+        Entrant(
+            backbone=each.backbone,
+            strategy=strategy,
+            probe_error=errors[each.backbone],
+            expectation=expect(results, strategy, per_class),
+        )
+        for each in profiles
+        for strategy in dict.fromkeys((REFERENCE, *strategies))
+        if strategy == REFERENCE or _in_time(each, candidates[each.backbone].request(asked, strategy), limits)
+    ]
+    entrants = _likeliest(every)
     race = Race(run, data, asked, candidates, environment, progress)
     if data.of("val") and any(each.strategy != REFERENCE for each in entrants):
-        entrants = race.decide(entrants)
-    winner = next(each for each in entrants if asked.strategy in ("auto", each.strategy))
+        entrants = race.decide(entrants, most_seconds=limits.seconds)
+    winner = next((each for each in entrants if asked.strategy in ("auto", each.strategy)), None)
+    if winner is None:
+        raise UsageError(f"no backbone can be trained with {asked.strategy} within {limits}; raise it")
     run.write(
         "recommendation",
         {
@@ -82,10 +102,11 @@ def recommend(
             "strategy": winner.strategy,
             "request": asdict(candidates[winner.backbone].request(asked, winner.strategy)),
             "quadrant": asdict(circumstances),
-            "why": explain(winner, profiles[0], circumstances, race.heats),
-            "ranking": _ranking(profiles, candidates, milliseconds),
+            "why": explain(winner, profiles[0], expected[profiles[0].backbone], circumstances, race.heats),
+            "ranking": _ranking(profiles, errors, candidates, milliseconds),
             "expected": [each.to_json() for each in entrants],
             "race": [asdict(heat) for heat in race.heats],
+            "training_seconds": training_seconds(winner, race.heats),
             "elsewhere": [each.id for each in elsewhere],
             "seconds": time.monotonic() - began,
         },
@@ -122,47 +143,49 @@ def _profile(
     data: DataSet,
     environment: Environment,
     progress: Progress,
+    *,
+    timed: bool,
 ) -> Profile:
     def make() -> dict[str, Any]:
         named = Named(progress, candidate.id, remarks=False)
         sources = probe_sources(candidate.request(asked, REFERENCE), data, run, environment, named)
-        found = profile(sources, known_source(candidate, environment.catalogue))
+        found = profile(sources, known_source(candidate, environment.catalogue), timed=timed)
         progress.say(f"{candidate.id}: a probe is right about {found.accuracy:.1%} of the images it has not seen")
         return found.to_json()
 
     return Profile.from_json(run.decide(f"profile of {candidate.id}", make))
 
 
-def _entrants(
-    profiles: Sequence[Profile], strategies: Sequence[StrategyName], per_class: float, results: Sequence[Result]
-) -> list[Entrant]:
-    """The probe of the best backbone, the likeliest ways to train, and probes of their backbones; the best first."""
-    every = [
-        Entrant(
-            backbone=each.backbone,
-            strategy=strategy,
-            probe_error=1 - each.accuracy,
-            expectation=expect(results, strategy, per_class),
-        )
-        for each in profiles
-        for strategy in dict.fromkeys((REFERENCE, *strategies))
-    ]
-    every.sort(key=lambda each: each.error)
+def _in_time(profile: Profile, request: FinetuneRequest, limits: Limits) -> bool:
+    """Whether at least the first lap of a training is within the limit; what is frozen may make the rest faster."""
+    if limits.seconds is None or profile.image_seconds is None:
+        return True
+    lap = RUNGS[0] * whole_epochs(request, profile.images) * profile.images * profile.image_seconds
+    return lap <= limits.seconds
+
+
+def _likeliest(entrants: Sequence[Entrant]) -> list[Entrant]:
+    """The best probe, the likeliest ways to train, and probes of their backbones; the best first."""
+    every = sorted(entrants, key=lambda each: each.error)
     hopeful = [each for each in every if each.error < _HOPELESS * every[0].error]
     trained = [each for each in hopeful if each.strategy != REFERENCE][:_RACED]
-    compared = {profiles[0].backbone, *(each.backbone for each in trained)}
+    best = next(each.backbone for each in every if each.strategy == REFERENCE)
+    compared = {best, *(each.backbone for each in trained)}
     return [each for each in every if each in trained or (each.strategy == REFERENCE and each.backbone in compared)]
 
 
 def _ranking(
-    profiles: Sequence[Profile], candidates: Mapping[str, Candidate], milliseconds: Mapping[str, float]
+    profiles: Sequence[Profile],
+    errors: Mapping[str, float],
+    candidates: Mapping[str, Candidate],
+    milliseconds: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """What is known of each backbone, the best first."""
     scores = ncti([each.collapse for each in profiles])
     return [
         {
             "backbone": each.backbone,
-            "score": each.accuracy,
+            "score": 1 - errors[each.backbone],
             "latency_ms": milliseconds[each.backbone],
             "megabytes": candidates[each.backbone].megabytes,
             "ncti": score,

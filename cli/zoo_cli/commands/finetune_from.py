@@ -45,7 +45,8 @@ def recommended(out: Output, asked: FinetuneRequest, folder: Path) -> FinetuneRe
 
     if asked.weights is not None:
         raise UsageError("--weights goes with a backbone of your choice; leave it out, or name one instead of auto")
-    found = recommend(asked, folder, environment(), out.progress, limits=Limits())
+    around = environment()
+    found = recommend(asked, folder, around, out.progress, limits=Limits(), results=around.catalogue.results)
     for sentence in found["why"]:
         out.remark(sentence)
     return FinetuneRequest(**found["request"])

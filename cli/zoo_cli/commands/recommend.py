@@ -33,6 +33,9 @@ def _recommend(
     max_size: Annotated[
         float | None, typer.Option(metavar="MB", min=0, help="Only backbones with so large parameters.")
     ] = None,
+    max_time: Annotated[
+        float | None, typer.Option(metavar="MIN", min=0, help="Only trainings that take so many minutes here.")
+    ] = None,
     strategy: Annotated[Strategy, typer.Option(help="A strategy of your own: only the backbone is chosen.")] = "auto",
     input_size: Annotated[int | None, typer.Option(metavar="N", min=1, help="Another square input size.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes of a whole training.")] = None,
@@ -62,9 +65,11 @@ def _recommend(
         threads=threads,
         on_bad_sample=on_bad_sample,
     )
-    limits = Limits(latency_ms=max_latency, megabytes=max_size)
+    seconds = 60 * max_time if max_time is not None else None
+    limits = Limits(latency_ms=max_latency, megabytes=max_size, seconds=seconds)
     target = folder or _fresh_folder(data)
-    found = recommend(asked, target, environment(), out.progress, limits=limits)
+    around = environment()
+    found = recommend(asked, target, around, out.progress, limits=limits, results=around.catalogue.results)
 
     page = target / "report.html"
     recommendation_page(found, page)
