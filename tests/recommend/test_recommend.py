@@ -148,6 +148,17 @@ def test_within_limits(dataset: Path, zoo: Zoo, tmp_path: Path) -> None:
     assert "no backbone at hand within --max-size 0.001" in json.loads(done.stdout)["error"]
 
 
+def test_only_those_named(dataset: Path, zoo: Zoo, tmp_path: Path) -> None:
+    words = ("recommend", dataset, "--threads", "1", "--out", tmp_path / "named", "--json")
+    done = zoo(*words, "--backbone", "denoise", "--strategy", "probe")
+    found = json.loads(done.stdout)
+    assert [row["backbone"] for row in found["ranking"]] == ["tiny/denoise@leaves_v1"]
+    assert found["elsewhere"] == []
+    assert zoo(*words, "--backbone", "denoise", "--strategy", "probe").returncode == 0  # the very same again
+    unknown = zoo(*words, "--backbone", "glyphnit")
+    assert "unknown backbone: 'glyphnit'; did you mean" in json.loads(unknown.stdout)["error"]
+
+
 def test_within_a_time(dataset: Path, zoo: Zoo, tmp_path: Path) -> None:
     words = ("recommend", dataset, "--epochs", "10", "--threads", "1", "--json")
     done = zoo(*words, "--max-time", "60", "--out", tmp_path / "enough")

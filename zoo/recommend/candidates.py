@@ -10,7 +10,7 @@ from pathlib import Path
 from zoo.artifacts.runs import RunFolder
 from zoo.catalogue import BackboneEntry, Catalogue
 from zoo.catalogue.weights import weights_at_hand
-from zoo.errors import UsageError
+from zoo.errors import UsageError, WeightsError
 from zoo.export.latency import backbone_latency
 from zoo.finetune.request import FinetuneRequest, StrategyName
 from zoo.progress import Progress
@@ -22,7 +22,10 @@ _PARAMETER_BYTES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a backbone may cost; None is no limit."""
+    """Which backbones come into question, and what they may cost; None is no limit."""
+
+    backbones: tuple[str, ...] = ()
+    """Only these, `<plugin>/<name>[@tag]`, fetched where they are not at hand; all that are at hand where empty."""
 
     latency_ms: float | None = None
     """For one image, in ONNX Runtime on one thread of this machine."""
@@ -63,13 +66,32 @@ class Candidate:
         return replace(request, strategy=strategy)
 
 
-def find_candidates(catalogue: Catalogue, cache: Path) -> tuple[list[Candidate], list[Candidate]]:
-    """Every listed backbone with weights that are at hand, once for each such set; and the others, with their default
-    set."""
+def find_candidates(catalogue: Catalogue, cache: Path, names: Sequence[str]) -> tuple[list[Candidate], list[Candidate]]:
+    """The backbones called `names`; where there are none, every listed one with weights that are at hand, once for each
+    such set, and the others, with their default set.
+
+    Raises UsageError for an unknown name and a backbone that has no pretrained weights, WeightsError where there is no
+    candidate.
+    """
+    if names:
+        named = [_candidate(name, catalogue) for name in names]
+        return list({each.id: each for each in named}.values()), []
     here = [Candidate(entry, weights) for entry, weights in weights_at_hand(catalogue.backbones, cache)]
     found = {each.entry.id for each in here}
     missing = [entry for entry in catalogue.backbones if entry.id not in found and entry.spec.weights]
+    if not here:
+        raise WeightsError(
+            f"no pretrained weights at hand: {len(missing)} installed backbones have theirs elsewhere; get some with "
+            "`zoo weights fetch NAME`"
+        )
     return here, [Candidate(entry, entry.spec.weights[0]) for entry in missing]
+
+
+def _candidate(name: str, catalogue: Catalogue) -> Candidate:
+    entry, weights = catalogue.find_backbone(name)
+    if not entry.spec.weights:
+        raise UsageError(f"no pretrained weights: {entry.id}; compare others")
+    return Candidate(entry, weights or entry.spec.weights[0])
 
 
 def latencies(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from zoo.artifacts.versions import package_versions
 from zoo.catalogue.results import Result
 from zoo.data.dataset import DataSet
 from zoo.data.store import ImageStore, check_images
-from zoo.errors import RunError, UsageError, WeightsError
+from zoo.errors import RunError, UsageError
 from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment, open_data
 from zoo.finetune.run import probe_sources
@@ -46,7 +47,7 @@ def recommend(
 ) -> dict[str, Any]:
     """The backbone, and the strategy unless it names one, for the training `asked`, as the record in `out`.
 
-    Every backbone with weights at hand and within `limits` is profiled on the training images. What trainings on other
+    Every backbone within `limits` is profiled on the training images. What trainings on other
     data came to (`results`) says what to expect of each backbone and strategy; the likeliest few race for part of
     their steps, judged by validation images where there are any. Test images are not looked at. `out` keeps
     what was decided: the same call goes on where it was cut off. Raises RunError where `out` holds something else,
@@ -58,12 +59,7 @@ def recommend(
         return run.read("recommendation")
     data = _data(asked, environment, progress)
     catalogue = environment.catalogue
-    here, elsewhere = find_candidates(catalogue, environment.cache)
-    if not here:
-        raise WeightsError(
-            f"no pretrained weights at hand: {len(elsewhere)} installed backbones have theirs elsewhere; get some with "
-            "`zoo weights fetch NAME`"
-        )
+    here, elsewhere = find_candidates(catalogue, environment.cache, limits.backbones)
     milliseconds = latencies(here, asked, limits, catalogue.latencies, run, progress)
     candidates = {each.id: each for each in here if each.id in milliseconds}
     timed = limits.seconds is not None
@@ -118,7 +114,7 @@ def recommend(
 
 def _open(out: Path, asked: FinetuneRequest, limits: Limits) -> RunFolder:
     """The folder of this very recommendation, new or begun."""
-    record = {"recommend": asdict(asked), "limits": asdict(limits)}
+    record = json.loads(json.dumps({"recommend": asdict(asked), "limits": asdict(limits)}))
     if not (out / "request.json").is_file():
         run = RunFolder.create(out)
         run.write("environment", package_versions())

@@ -27,6 +27,10 @@ def _recommend(
     folder: Annotated[
         Path | None, typer.Option("--out", help="Where to write recommendation.json and report.html.")
     ] = None,
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Compare only this one, and others given so; weights are fetched."),
+    ] = None,
     max_latency: Annotated[
         float | None, typer.Option(metavar="MS", min=0, help="Only backbones that take so long for an image.")
     ] = None,
@@ -66,7 +70,7 @@ def _recommend(
         on_bad_sample=on_bad_sample,
     )
     seconds = 60 * max_time if max_time is not None else None
-    limits = Limits(latency_ms=max_latency, megabytes=max_size, seconds=seconds)
+    limits = Limits(backbones=tuple(backbone or ()), latency_ms=max_latency, megabytes=max_size, seconds=seconds)
     target = folder or _fresh_folder(data)
     around = environment()
     found = recommend(asked, target, around, out.progress, limits=limits, results=around.catalogue.results)
