@@ -149,13 +149,13 @@ def test_within_limits(dataset: Path, zoo: Zoo, tmp_path: Path) -> None:
 
 
 def test_only_those_named(dataset: Path, zoo: Zoo, tmp_path: Path) -> None:
-    words = ("recommend", dataset, "--threads", "1", "--out", tmp_path / "named", "--json")
-    done = zoo(*words, "--backbone", "denoise", "--strategy", "probe")
+    words = ("recommend", dataset, "--threads", "1", "--strategy", "probe", "--json", "--backbone")
+    done = zoo(*words, "denoise", "--out", tmp_path / "named")
     found = json.loads(done.stdout)
     assert [row["backbone"] for row in found["ranking"]] == ["tiny/denoise@leaves_v1"]
     assert found["elsewhere"] == []
-    assert zoo(*words, "--backbone", "denoise", "--strategy", "probe").returncode == 0  # the very same again
-    unknown = zoo(*words, "--backbone", "glyphnit")
+    assert zoo(*words, "denoise", "--out", tmp_path / "named").returncode == 0  # the very same again
+    unknown = zoo(*words, "glyphnit", "--out", tmp_path / "unknown")
     assert "unknown backbone: 'glyphnit'; did you mean" in json.loads(unknown.stdout)["error"]
 
 
