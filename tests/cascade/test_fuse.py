@@ -160,7 +160,7 @@ def test_only_what_is_fast_enough_is_asked(
     slow = zoo("finetune", "builtin:digits", *_words(untrained), "--cascade", "fuse", "--max-latency", "0.001")
     assert "--max-latency 0.001: the fastest backbone takes" in slow.stderr
     other = zoo("finetune", "builtin:digits", "--backbone", "tiny/glyphnet", "--max-latency", "5")
-    assert "only --cascade fuse chooses by it" in other.stderr
+    assert "only --backbone auto and --cascade fuse choose by it" in other.stderr
 
 
 def _words(files: dict[str, str]) -> list[str]:

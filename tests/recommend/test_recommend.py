@@ -114,6 +114,8 @@ def test_auto_does_both(dataset: Path, zoo: Zoo, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["backbone"] == "tiny/glyphnet"
     assert (tmp_path / "run-recommendation" / "recommendation.json").is_file()
+    slow = zoo(*words, "--max-latency", "0.000001", "--out", tmp_path / "slow")
+    assert "no backbone at hand within --max-latency 1e-06" in slow.stderr
     refused = zoo(*words, "--weights", "glyphs_v1")
     assert "--weights goes with a backbone of your choice" in refused.stderr
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,8 +16,10 @@ from zoo.errors import UsageError
 from zoo_cli.command import command
 from zoo_cli.commands.finetune_after import finetune_after, refuse
 from zoo_cli.commands.finetune_from import MAY_STAND_BESIDE, recommended, request_of
+from zoo_cli.commands.finetune_fuse import side_by_side, train_fused
+from zoo_cli.commands.finetune_plan import show_plan
 from zoo_cli.options import Device, OnBadSample, Strategy, Threads
-from zoo_cli.render import Output, count, percent
+from zoo_cli.render import Output, percent
 from zoo_cli.settings import environment
 
 if TYPE_CHECKING:
@@ -49,7 +51,9 @@ def _finetune(
     ] = None,
     max_latency: Annotated[
         float | None,
-        typer.Option(metavar="MS", min=0, help="With --cascade fuse: milliseconds an image may take in all backbones."),
+        typer.Option(
+            metavar="MS", min=0, help="With --cascade fuse or --backbone auto: milliseconds an image may take."
+        ),
     ] = None,
     after: Annotated[
         list[Path] | None,
@@ -166,8 +170,10 @@ def _finetune(
             )
         if weights and len(weights) != len(backbone):
             raise UsageError(f"--weights: {len(weights)} for {len(backbone)} backbones; give one for each, in order")
-        if max_latency is not None and cascade != "fuse":
-            raise UsageError(f"--max-latency {max_latency:g}: only --cascade fuse chooses by it; leave it out")
+        if max_latency is not None and cascade != "fuse" and backbone != ["auto"]:
+            raise UsageError(
+                f"--max-latency {max_latency:g}: only --backbone auto and --cascade fuse choose by it; leave it out"
+            )
         if cascade == "chain":
             if len(backbone) < 2:
                 raise UsageError("--cascade chain needs two backbones at least: --backbone A --backbone B")
@@ -224,7 +230,7 @@ def _finetune(
             if after or dry_run:
                 raise UsageError(f"{'--after' if after else '--dry-run'}: name a backbone for it instead of auto")
             target = folder or _fresh_folder(request, "auto")
-            request = recommended(out, request, target.with_name(f"{target.name}-recommendation"))
+            request = recommended(out, request, target.with_name(f"{target.name}-recommendation"), max_latency)
             folder = target
         if after:
             finetune_after(out, request, after, folder or _fresh_folder(request, "after"))
@@ -237,16 +243,16 @@ def _finetune(
                 if dry_run or compare_scratch:
                     option = "--dry-run" if dry_run else "--compare-scratch"
                     raise UsageError(f"{option}: a fusion without a --strategy that trains is of probes; leave it out")
-                _fuse(out, members, folder, max_latency)
+                train_fused(out, members, folder or _fresh_folder(request, "fuse"), max_latency)
                 return
             if folder is not None:
                 from zoo.artifacts.runs import RunFolder
 
                 RunFolder.check_free(folder)  # the probes that choose the backbones take their time
-            request = _side_by_side(out, members, max_latency)
+            request = side_by_side(out, members, max_latency)
         target = folder or _fresh_folder(request, request.strategy)
     if dry_run and request is not None:
-        _show_plan(out, request)
+        show_plan(out, request)
         return
     try:
         if request is None:
@@ -281,36 +287,6 @@ def _finetune(
     out.result(result, words)
 
 
-def _side_by_side(out: Output, requests: Sequence[FinetuneRequest], max_latency: float | None) -> FinetuneRequest:
-    from zoo.cascade.fuse import side_by_side
-
-    return side_by_side(requests, environment(), out.progress, max_latency=max_latency)
-
-
-def _fuse(out: Output, requests: Sequence[FinetuneRequest], folder: Path | None, max_latency: float | None) -> None:
-    from zoo.cascade.fuse import fuse
-
-    target = folder or _fresh_folder(requests[0], "fuse")
-    result = fuse(requests, target, environment(), out.progress, max_latency=max_latency)
-
-    def words() -> None:
-        rows = [
-            (member["backbone"], percent(member["val_accuracy"]), percent(member["test_accuracy"]))
-            for member in result["probes"]
-        ]
-        out.table(["backbone", "probe alone: validation", "test"], rows)
-        tried = ", ".join(f"{way['method']} {percent(way['val_accuracy'])}" for way in result["methods"])
-        out.line(f"validation accuracy of each way to fuse: {tried}; kept: {result['method']}")
-        out.line(
-            f"fuse of {result['backbone']}: test accuracy {percent(result['test_accuracy'])}, validation "
-            f"{percent(result['val_accuracy'])}, in {result['seconds']:.1f} s"
-        )
-        run = shlex.quote(result["run"])
-        out.line(f"run: {result['run']}   next: zoo export {run}")
-
-    out.result(result, words)
-
-
 def _given(context: typer.Context, *, but: Sequence[str]) -> list[str]:
     """The options and arguments on the command line, apart from some."""
     names = {parameter.name: parameter.opts[0] for parameter in context.command.params if parameter.name is not None}
@@ -340,59 +316,3 @@ def _fresh_folder(request: FinetuneRequest, way: str) -> Path:
     names = (name.partition("@")[0].partition("[")[0] for name in split(request.backbone))
     backbone = "-".join(name.rpartition("/")[2] for name in names)
     return Path("runs") / f"{data}-{backbone}-{way}-{datetime.now():%Y%m%d-%H%M%S}"
-
-
-def _show_plan(out: Output, request: FinetuneRequest) -> None:
-    from zoo.finetune.run import dry_run
-
-    found = dry_run(request, environment(), out.progress)
-    plan, groups, data = found.plan, found.groups, found.data
-
-    def words() -> None:
-        counts = ", ".join(f"{number} {split}" for split, number in sorted(data.counts().items()))
-        out.line(f"{plan.strategy.name}: {plan.strategy.summary}")
-        out.line(f"why: {found.why}")
-        out.line(f"{len(data.classes)} classes, {counts}; input {plan.input.height} x {plan.input.width}")
-        out.table(
-            ["part", "state", "parameters", "learning rate"],
-            [
-                (
-                    group.name,
-                    "frozen" if group.frozen else "trainable",
-                    group.params,
-                    "-" if group.frozen else f"{group.lr:.1e}" if group.lr else "computed",
-                )
-                for group in groups
-            ],
-        )
-        if plan.strategy.surgical:
-            out.line("the learning rates of stages are the highest; the first batches say how much of it each one gets")
-        if len(plan.phases) > 1:
-            steps = ", ".join(f"{phase.freeze_stages} for {phase.epochs}" for phase in plan.phases)
-            out.line(f"stages frozen, for so many epochs: {steps}")
-        trainable = sum(group.params for group in groups if not group.frozen)
-        out.line(f"trainable: {count(trainable)} of {count(sum(group.params for group in groups))} parameters")
-        if plan.steps:
-            out.line(
-                f"{plan.epochs} epochs, {plan.steps} steps of {plan.images_per_step} images, "
-                f"augmentation {plan.augment}, "
-                f"BatchNorm statistics {'kept' if plan.keep_statistics else 'updated'}"
-            )
-        else:
-            seen = f"{plan.probe_views} views of each image, augmentation {plan.augment}"
-            seen = seen if plan.probe_views > 1 else "one pass over the images"
-            out.line(f"no training steps: the head is computed from embeddings of {seen}")
-        if request.trials is not None:
-            out.line(f"so {request.trials} times, each with other settings where these are left open; the best is kept")
-        if request.compare_scratch:
-            out.line("and once more from random weights, to compare")
-
-    out.result(
-        {
-            "plan": plan.to_json(),
-            "why": found.why,
-            "groups": [asdict(group) for group in groups],
-            "counts": data.counts(),
-        },
-        words,
-    )

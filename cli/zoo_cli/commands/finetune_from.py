@@ -37,7 +37,7 @@ def request_of(
     return replace(request, device=device if device != "auto" else request.device, threads=threads or request.threads)
 
 
-def recommended(out: Output, asked: FinetuneRequest, folder: Path) -> FinetuneRequest:
+def recommended(out: Output, asked: FinetuneRequest, folder: Path, max_latency: float | None) -> FinetuneRequest:
     """The training that suits the data best, `asked` leaving the backbone open; why is said and kept in `folder`."""
     from zoo.finetune.request import FinetuneRequest
     from zoo.recommend.candidates import Limits
@@ -45,8 +45,8 @@ def recommended(out: Output, asked: FinetuneRequest, folder: Path) -> FinetuneRe
 
     if asked.weights is not None:
         raise UsageError("--weights goes with a backbone of your choice; leave it out, or name one instead of auto")
-    around = environment()
-    found = recommend(asked, folder, around, out.progress, limits=Limits(), results=around.catalogue.results)
+    around, limits = environment(), Limits(latency_ms=max_latency)
+    found = recommend(asked, folder, around, out.progress, limits=limits, results=around.catalogue.results)
     for sentence in found["why"]:
         out.remark(sentence)
     return FinetuneRequest(**found["request"])
