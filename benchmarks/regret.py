@@ -66,6 +66,7 @@ def choose(name: dict[str, Any], shared: Path, around: Environment, cells: Seque
         found = recommend(asked, Path(folder) / "out", fresh, Silent(), limits=Limits(), results=known)
         cost = {"seconds": time.perf_counter() - began, "cpu_seconds": processor_seconds() - used}
     kept = {key: found[key] for key in ("backbone", "strategy", "quadrant", "why", "expected")}
+    kept["ranking"] = {row["backbone"]: [row["accuracy"], row["score"]] for row in found["ranking"]}
     return {**name, **{key: round(value, 1) for key, value in cost.items()}, **kept}
 
 
@@ -97,16 +98,22 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, required=True)
     parser.add_argument("--choices", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True, help="unpacked data sets are kept here")
+    parser.add_argument("--only", action="append", choices=DATA_SETS, help="only these data sets")
+    parser.add_argument("--without", action="append", default=[], choices=STRATEGIES, help="a grid without these")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    every = [cell for cell in read(arguments.cells) if cell["seed"] == 0 and "error" not in cell]
+    every = [
+        cell
+        for cell in read(arguments.cells)
+        if cell["seed"] == 0 and "error" not in cell and cell["strategy"] not in arguments.without
+    ]
     around = environment(arguments.shared, arguments.cache)
     rows = []
-    for data in DATA_SETS:
+    for data in arguments.only or DATA_SETS:
         for shots in SHOTS:
             name = {"data": data, "shots": shots}
             cells = [cell for cell in every if name.items() <= cell.items()]
-            if len(cells) < len(STRATEGIES) * len(WEIGHTS) + 1:
+            if len(cells) < (len(STRATEGIES) - len(set(arguments.without))) * len(WEIGHTS) + 1:
                 print(name, "is not whole yet", file=sys.stderr)
                 continue
             made = next((row for row in read(arguments.choices) if name.items() <= row.items()), None)
