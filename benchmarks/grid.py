@@ -54,7 +54,7 @@ SMALLER = 128
 """Pixels for backbones that were pretrained at 224."""
 TAG = "shared"
 """Of the pretrained sets whose files are in SHARED."""
-AS_RECORDED = {"multi-tap": "probe", "partial": "partial", "lp-ft": "lp-ft", "scratch": "scratch"}
+AS_RECORDED = {"multi-tap": "probe", "partial": "partial", "lp-ft": "lp-ft", "full": "full", "scratch": "scratch"}
 """Strategies of the grid as registries know them; a probe sees the taps that help."""
 _LARGE = "torchvision/"
 BASELINE = {"backbone": "torchvision/mobilenet_v2", "strategy": "full"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zoo.catalogue.results import Result, add_results, read_results
-from zoo.recommend.prior import expect, expect_probes, pooled_errors
+from zoo.recommend.prior import Seen, expect, expect_probes, pooled_errors
 
 
 def _result(data: str, strategy: str, accuracy: float, per_class: int = 20, backbone: str = "a/b@c") -> Result:
@@ -71,6 +71,18 @@ def test_what_is_seen_counts_by_how_much_it_tells() -> None:
     assert math.isfinite(everything.mean)
 
 
+def test_a_look_is_worth_it_where_it_tells_more_than_is_known() -> None:
+    nothing_known = expect([], "lp-ft", 20)
+    much_known = expect([row for number in range(50) for row in _pair(str(number), 0.8, 0.8)], "lp-ft", 20)
+    assert not nothing_known.would_learn(0.3, 0)
+    assert not nothing_known.would_learn(0.3, 5)
+    assert nothing_known.would_learn(0.3, 100)
+    assert not nothing_known.would_learn(0.01, 100)  # one mistake or two
+    assert nothing_known.would_learn(0.01, 3_000)
+    assert not much_known.would_learn(0.3, 100)
+    assert not expect([], "probe", 20).would_learn(0.3, 10_000)
+
+
 def test_backbones_are_compared_on_the_same_data() -> None:
     results = [
         _result(data, "probe", accuracy, backbone=backbone)
@@ -95,14 +107,18 @@ def test_few_images_leave_it_to_what_is_known_and_many_do_not() -> None:
         )
     ]
     expected = expect_probes(known, ["a/good@c", "a/bad@c"], 20)
-    seen = {"a/good@c": 0.4, "a/bad@c": 0.3}
-    few, many = pooled_errors(seen, 20, expected), pooled_errors(seen, 2_000, expected)
+    rates = {"a/good@c": 0.4, "a/bad@c": 0.3}
+
+    def seen(images: int) -> dict[str, Seen]:
+        return {name: Seen(rate * images, images) for name, rate in rates.items()}
+
+    few, many = pooled_errors(seen(20), expected), pooled_errors(seen(2_000), expected)
     assert few["a/good@c"] < few["a/bad@c"]
     assert many["a/good@c"] > many["a/bad@c"]
-    assert many == pytest.approx(seen, rel=0.1)
-    nothing = pooled_errors(seen, 20, expect_probes([], list(seen), 20))
+    assert many == pytest.approx(rates, rel=0.1)
+    nothing = pooled_errors(seen(20), expect_probes([], list(rates), 20))
     assert 0.3 < nothing["a/bad@c"] < nothing["a/good@c"] < 0.4
-    perfect = pooled_errors({"a/good@c": 0.0}, 20, expected)
+    perfect = pooled_errors({"a/good@c": Seen(0, 20)}, expected)
     assert perfect["a/good@c"] == pytest.approx(0.5 / 21)
 
 

@@ -33,12 +33,17 @@ _LIKE = {"similar": "like", "different": "unlike"}
 
 
 def explain(
-    winner: Entrant, best: Profile, elsewhere: Expectation, circumstances: Circumstances, heats: Sequence[Heat]
+    winner: Entrant,
+    best: Profile,
+    elsewhere: Expectation,
+    circumstances: Circumstances,
+    heats: Sequence[Heat],
+    seconds: float,
 ) -> list[str]:
     """Sentences: the size of the data and its distance from the source, what was measured, what decided.
 
     `best` is the profile of the backbone whose features tell most, `elsewhere` how its probes compare with those of the
-    other backbones on other data.
+    other backbones on other data, `seconds` what the training takes at most.
     """
     size, similarity = circumstances.size, circumstances.similarity
     return [
@@ -51,14 +56,8 @@ def explain(
         _more(best.slope[1]),
         *_known(best, elsewhere),
         *_decided(winner, heats),
-        *_cost(training_seconds(winner, heats)),
+        _cost(seconds),
     ]
-
-
-def training_seconds(winner: Entrant, heats: Sequence[Heat]) -> float | None:
-    """What its whole training takes, by its longest lap; None where it did not race."""
-    laps = [heat for heat in heats if (heat.backbone, heat.strategy) == (winner.backbone, winner.strategy)]
-    return max(laps, key=lambda heat: heat.share).whole_seconds if laps else None
 
 
 def _distance(best: Profile) -> str:
@@ -93,16 +92,14 @@ def _known(best: Profile, elsewhere: Expectation) -> list[str]:
     ]
 
 
-def _cost(seconds: float | None) -> list[str]:
-    if seconds is None:
-        return []
+def _cost(seconds: float) -> str:
     shown = f"{seconds:.0f} seconds" if seconds < _IN_MINUTES else f"{seconds / 60:.0f} minutes"
-    return [f"Its training should take about {shown} here."]
+    return f"Its training takes about {shown} here, or less."
 
 
 def _decided(winner: Entrant, heats: Sequence[Heat]) -> list[str]:
     found = []
-    learnt = winner.expectation
+    learnt, raced = winner.expectation, any(heat.strategy != REFERENCE for heat in heats)
     if winner.strategy != REFERENCE:
         others = f"on {learnt.data_sets} other data sets with about as many images, and " if learnt.data_sets else ""
         found.append(
@@ -115,7 +112,11 @@ def _decided(winner: Entrant, heats: Sequence[Heat]) -> list[str]:
             + (f" after {_percent(heat.share, 0)} of its steps" if heat.share < 1 else "")
             for heat in heats
         )
-        found.append(f"Validation accuracy in the race: {shown}.")
+        found.append(f"Validation accuracy: {shown}.")
+    if heats and not raced:
+        found.append(
+            f"{len(heats[0].right)} validation images tell less about training than other data sets did: nothing raced."
+        )
     return [
         *found,
         f"So: {winner.strategy} of {winner.backbone}, with an accuracy of about {_percent(1 - winner.error)}.",

@@ -21,9 +21,21 @@ _UNKNOWN = 0.5
 """Standard deviation of the logarithm of the ratio of two error rates where nothing is known."""
 _NEAR = math.log(2.5)
 """Results with so many times as many images per class, or as few, count by exp(-1/2)."""
-_LEAST_ERROR = 0.002
+_LEAST_ERROR = 0.01
+"""Error rates below are taken for this one: what a few hundred test images tell of lower ones is chance."""
 _COUNTED = 0.1
 _NO_WEIGHT = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How many of some images a probe that has not learnt from them mistakes."""
+
+    wrong: float
+    images: int
+
+    def __add__(self, other: Seen) -> Seen:
+        return Seen(self.wrong + other.wrong, self.images + other.images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +50,35 @@ class Expectation:
 
     def error(self, other: float) -> float:
         """The first error rate where the second is `other`."""
-        return max(other, _LEAST_ERROR) * math.exp(self.mean)
+        return other * math.exp(self.mean)
+
+    def would_learn(self, other: float, images: int) -> bool:
+        """Whether a look at so many validation images would tell more than is known, the second rate being `other`.
+
+        Half of the mistakes are taken to be common.
+        """
+        wrong, before = self.error(other) * images + 0.5, other * images + 0.5
+        return _variance((wrong + before) / 2, wrong, before) < self.sd**2
 
     def given(self, ours: NDArray[np.bool_], probe: NDArray[np.bool_]) -> Expectation:
         """After a look at which validation images [N] each of both gets right.
 
         The mistakes of both are counts of which a part is common, so that only the images about which they disagree
-        tell them apart: the logarithm of their ratio has about the variance (b + c) / (errors x errors).
+        tell them apart.
         """
         wrong, before = float((~ours).sum()) + 0.5, float((~probe).sum()) + 0.5
-        seen, variance = math.log(wrong / before), (float((ours != probe).sum()) + 0.5) / (wrong * before)
-        return self.after(seen, variance)
+        return self.after(math.log(wrong / before), _variance(float((ours != probe).sum()) + 0.5, wrong, before))
 
     def after(self, seen: float, variance: float) -> Expectation:
         """After the logarithm of the ratio was `seen`, with an error of this variance."""
         precision = 1 / self.sd**2 + 1 / variance
         mean = (self.mean / self.sd**2 + seen / variance) / precision
         return Expectation(mean, math.sqrt(1 / precision), self.data_sets)
+
+
+def _variance(disagreements: float, wrong: float, before: float) -> float:
+    """Of the logarithm of the ratio of two counts of mistakes on the same images (delta method)."""
+    return disagreements / (wrong * before)
 
 
 def expect(results: Iterable[Result], strategy: str, per_class: float) -> Expectation:
@@ -88,15 +112,15 @@ def expect_probes(results: Iterable[Result], backbones: Sequence[str], per_class
     return {name: _learnt(found, per_class) for name, found in ratios.items()}
 
 
-def pooled_errors(seen: Mapping[str, float], images: int, expected: Mapping[str, Expectation]) -> dict[str, float]:
-    """Error rates of probes, as `seen` on so many images, drawn towards what is `expected` of each beside the others.
+def pooled_errors(seen: Mapping[str, Seen], expected: Mapping[str, Expectation]) -> dict[str, float]:
+    """Error rates of probes, as `seen` by backbone, drawn towards what is `expected` of each beside the others.
 
     Few images say little: the logarithm of an error rate e seen on N of them has about the variance (1 - e) / (e N).
     That of the rate itself is one number for the data, of which nothing is known before, plus what the backbone
     deviates from it by, of which `expected` is the prior (partial pooling; Gelman and Hill 2007, chapter 12).
     """
-    rates = {name: (error * images + 0.5) / (images + 1) for name, error in seen.items()}
-    variances = {name: (1 - rate) / (rate * images) for name, rate in rates.items()}
+    rates = {name: (each.wrong + 0.5) / (each.images + 1) for name, each in seen.items()}
+    variances = {name: (1 - rate) / (rate * seen[name].images) for name, rate in rates.items()}
     weights = {name: 1 / (variances[name] + expected[name].sd ** 2) for name in rates}
     common = sum(weights[name] * (math.log(rates[name]) - expected[name].mean) for name in rates)
     common /= sum(weights.values())

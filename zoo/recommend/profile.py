@@ -61,8 +61,8 @@ class Profile:
     """None of a backbone without a classifier of its source task."""
     distance: float | None
     """Frechet distance of the embeddings from those of the source data, where a registry has these."""
-    image_seconds: float | None
-    """What training all of it takes for one image, on this device; None where nobody asked."""
+    image_seconds: float
+    """What training all of it takes for one image, on this device."""
     seconds: float
 
     @property
@@ -93,9 +93,8 @@ class Profile:
         return cls(**own | {"source": source, "collapse": Collapse(**own["collapse"]), "slope": tuple(own["slope"])})
 
 
-def profile(sources: Sources, known: SourceStatistics | None, *, timed: bool = False) -> Profile:
-    """The profile of the backbone of `sources`; `known` is what its source data was like, `timed` asks how long
-    training takes.
+def profile(sources: Sources, known: SourceStatistics | None) -> Profile:
+    """The profile of the backbone of `sources`; `known` is what its source data was like.
 
     Its features are those that a probe is fitted on: whoever trains with this backbone afterwards finds them there.
     """
@@ -125,7 +124,7 @@ def profile(sources: Sources, known: SourceStatistics | None, *, timed: bool = F
         slope=_slope(beside[int(np.argmax(concatenated))], truth[rows], classes, seed),
         source=_source_answers(sources, samples, own),
         distance=known.distance(embedding) if known is not None else None,
-        image_seconds=_image_seconds(sources) if timed else None,
+        image_seconds=_image_seconds(sources),
         seconds=time.monotonic() - began,
     )
 

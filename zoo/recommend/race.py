@@ -22,7 +22,8 @@ from zoo.finetune.strategies import STRATEGIES
 from zoo.finetune.trial import drop_weights
 from zoo.progress import Named, Progress
 from zoo.recommend.candidates import Candidate
-from zoo.recommend.prior import REFERENCE, Expectation
+from zoo.recommend.prior import REFERENCE, Expectation, Seen
+from zoo.recommend.profile import Profile
 
 RUNGS = (0.1, 0.3)
 """Shares of the steps of a whole training; each time the worse half retires (Jamieson and Talwalkar 2016)."""
@@ -36,7 +37,7 @@ class Entrant:
     """`<plugin>/<name>@<tag>`."""
     strategy: StrategyName
     probe_error: float
-    """Error rate of a probe of this backbone, as leave-one-out regression sees it."""
+    """Error rate of a probe of this backbone."""
     expectation: Expectation
 
     @property
@@ -63,9 +64,9 @@ class Heat:
     """About which validation images."""
 
     @property
-    def whole_seconds(self) -> float:
-        """What a whole training would take."""
-        return self.seconds / self.share
+    def seen(self) -> Seen:
+        """Its mistakes on the validation images."""
+        return Seen(sum(not each for each in self.right), len(self.right))
 
 
 class Race:
@@ -86,32 +87,40 @@ class Race:
         # No training chooses by the images that judge it: what has chosen its own best moment by them looks too good.
         self._run, self._data, self._asked = run, data.tested_by_validation(), asked
         self._candidates, self._environment, self._progress = candidates, environment, progress
-        self.heats: list[Heat] = []
+        self._heats: dict[str, Heat] = {}
 
-    def decide(self, entrants: Sequence[Entrant], *, most_seconds: float | None = None) -> list[Entrant]:
-        """Those that stay in the race to its end, with what was seen of them, and the probes; the best first.
+    @property
+    def heats(self) -> list[Heat]:
+        """Those so far, in their order."""
+        return list(self._heats.values())
 
-        Whoever would take longer than `most_seconds` to the end, by the laps so far, is out.
-        """
+    @property
+    def has_judges(self) -> bool:
+        """Whether there are validation images."""
+        return bool(self._data.of("test"))
+
+    def probe(self, backbone: str) -> Heat:
+        """That of a probe, all of it."""
+        return self._heat(backbone, REFERENCE, 1.0)
+
+    def decide(self, entrants: Sequence[Entrant]) -> list[Entrant]:
+        """Those that stay in the race to its end, with what was seen of them, and the probes; the best first."""
         left = [each for each in entrants if each.strategy != REFERENCE]
-        probes = {each.backbone: self._heat(each, 1.0) for each in entrants if each.strategy == REFERENCE}
+        probes = {each.backbone: self.probe(each.backbone) for each in left}
         heats: list[Heat] = []
         for share in RUNGS:
-            heats = [self._heat(each, share) for each in left]
-            if most_seconds is not None:
-                kept = [number for number, heat in enumerate(heats) if heat.whole_seconds <= most_seconds]
-                left, heats = [left[number] for number in kept], [heats[number] for number in kept]
+            heats = [self._heat(each.backbone, each.strategy, share) for each in left]
+            order = sorted(range(len(left)), key=lambda number: heats[number].val_accuracy, reverse=True)
             if share != RUNGS[-1]:
-                order = sorted(range(len(left)), key=lambda number: heats[number].val_accuracy, reverse=True)
                 left = [left[number] for number in order[: math.ceil(len(order) / 2)]]
         seen = [_after(each, heat, probes[each.backbone]) for each, heat in zip(left, heats, strict=True)]
         return sorted([*seen, *(each for each in entrants if each.strategy == REFERENCE)], key=lambda each: each.error)
 
-    def _heat(self, entrant: Entrant, share: float) -> Heat:
-        name = f"race of {entrant.backbone} {entrant.strategy} {share:g}"
-        found = Heat(**self._run.decide(name, lambda: asdict(self._train(entrant.backbone, entrant.strategy, share))))
-        self.heats.append(found)
-        return found
+    def _heat(self, backbone: str, strategy: StrategyName, share: float) -> Heat:
+        name = f"race of {backbone} {strategy} {share:g}"
+        if name not in self._heats:
+            self._heats[name] = Heat(**self._run.decide(name, lambda: asdict(self._train(backbone, strategy, share))))
+        return self._heats[name]
 
     def _train(self, backbone: str, strategy: StrategyName, share: float) -> Heat:
         folder = self._run.path / "race" / f"{backbone.replace('/', '-')}-{strategy}-{share:g}"
@@ -140,11 +149,22 @@ class Race:
         request = self._candidates[backbone].request(self._asked, strategy)
         if share == 1:
             return request
-        epochs = whole_epochs(request, len(self._data.of("train")))
+        epochs = _epochs(request, len(self._data.of("train")))
         return replace(request, epochs=max(1, round(share * epochs)), patience=0)
 
 
-def whole_epochs(request: FinetuneRequest, images: int) -> int:
+def training_seconds(request: FinetuneRequest, images: int, profile: Profile) -> float:
+    """At most, what the training `request` on so many images takes here: forward and backward through all of the
+    backbone, to the last step.
+
+    A probe takes what looking at the images once did.
+    """
+    if request.strategy == REFERENCE:
+        return profile.seconds
+    return _epochs(request, images) * images * profile.image_seconds
+
+
+def _epochs(request: FinetuneRequest, images: int) -> int:
     """Passes of a whole training with a strategy that trains, on so many images."""
     assert request.strategy != "auto"
     per_epoch = max(1, math.ceil(images / request.batch_size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,15 @@ from zoo.finetune.run import probe_sources
 from zoo.progress import Named, Progress
 from zoo.recommend.candidates import Candidate, Limits, find_candidates, latencies
 from zoo.recommend.circumstances import Circumstances
-from zoo.recommend.explain import explain, training_seconds
-from zoo.recommend.prior import REFERENCE, expect, expect_probes, pooled_errors
+from zoo.recommend.explain import explain
+from zoo.recommend.prior import REFERENCE, Expectation, Seen, expect, expect_probes, pooled_errors
 from zoo.recommend.profile import Profile, profile
-from zoo.recommend.race import RUNGS, Entrant, Race, whole_epochs
+from zoo.recommend.race import Entrant, Race, training_seconds
 from zoo.recommend.separation import ncti
 from zoo.recommend.source import known_source
 from zoo.runtime.threads import available_threads
 
-_RACED = 3
+_RACED = 2
 """So many ways to train enter the race."""
 _HOPELESS = 2.0
 """Not those of which so many times as many mistakes are to be expected as of the best."""
@@ -59,35 +59,39 @@ def recommend(
         return run.read("recommendation")
     data = _data(asked, environment, progress)
     catalogue = environment.catalogue
-    here, elsewhere = find_candidates(catalogue, environment.cache, limits.backbones)
+    here, others = find_candidates(catalogue, environment.cache, limits.backbones)
     milliseconds = latencies(here, asked, limits, catalogue.latencies, run, progress)
     candidates = {each.id: each for each in here if each.id in milliseconds}
-    timed = limits.seconds is not None
-    profiles = [_profile(run, each, asked, data, environment, progress, timed=timed) for each in candidates.values()]
+    profiles = [_profile(run, each, asked, data, environment, progress) for each in candidates.values()]
     per_class = (len(data.of("train")) + len(data.of("val"))) / len(data.classes)
-    expected = expect_probes(results, list(candidates), per_class)
-    errors = pooled_errors({each.backbone: 1 - each.accuracy for each in profiles}, profiles[0].images, expected)
+    race = Race(run, data, asked, candidates, environment, progress)
+    elsewhere = expect_probes(results, list(candidates), per_class)
+    errors = _probe_errors(profiles, elsewhere, race)
     profiles.sort(key=lambda each: errors[each.backbone])
     circumstances = Circumstances.of(profiles[0], per_class)
     strategies = circumstances.strategies if asked.strategy == "auto" else (asked.strategy,)
-    every = [
-        Entrant(
-            backbone=each.backbone,
-            strategy=strategy,
-            probe_error=errors[each.backbone],
-            expectation=expect(results, strategy, per_class),
-        )
+    images = len(data.of("train"))
+    seconds = {
+        (each.backbone, strategy): training_seconds(candidates[each.backbone].request(asked, strategy), images, each)
         for each in profiles
         for strategy in dict.fromkeys((REFERENCE, *strategies))
-        if strategy == REFERENCE or _in_time(each, candidates[each.backbone].request(asked, strategy), limits)
-    ]
-    entrants = _likeliest(every)
-    race = Race(run, data, asked, candidates, environment, progress)
-    if data.of("val") and any(each.strategy != REFERENCE for each in entrants):
-        entrants = race.decide(entrants, most_seconds=limits.seconds)
+    }
+    entrants = _likeliest(
+        Entrant(
+            backbone=backbone,
+            strategy=strategy,
+            probe_error=errors[backbone],
+            expectation=expect(results, strategy, per_class),
+        )
+        for (backbone, strategy), takes in seconds.items()
+        if strategy == REFERENCE or limits.seconds is None or takes <= limits.seconds
+    )
+    if any(each.expectation.would_learn(each.probe_error, len(data.of("val"))) for each in entrants):
+        entrants = race.decide(entrants)
     winner = next((each for each in entrants if asked.strategy in ("auto", each.strategy)), None)
     if winner is None:
         raise UsageError(f"no backbone can be trained with {asked.strategy} within {limits}; raise it")
+    takes = seconds[winner.backbone, winner.strategy]
     run.write(
         "recommendation",
         {
@@ -98,12 +102,12 @@ def recommend(
             "strategy": winner.strategy,
             "request": asdict(candidates[winner.backbone].request(asked, winner.strategy)),
             "quadrant": asdict(circumstances),
-            "why": explain(winner, profiles[0], expected[profiles[0].backbone], circumstances, race.heats),
+            "why": explain(winner, profiles[0], elsewhere[profiles[0].backbone], circumstances, race.heats, takes),
             "ranking": _ranking(profiles, errors, candidates, milliseconds),
             "expected": [each.to_json() for each in entrants],
             "race": [asdict(heat) for heat in race.heats],
-            "training_seconds": training_seconds(winner, race.heats),
-            "elsewhere": [each.id for each in elsewhere],
+            "training_seconds": takes,
+            "elsewhere": [each.id for each in others],
             "seconds": time.monotonic() - began,
         },
     )
@@ -139,28 +143,31 @@ def _profile(
     data: DataSet,
     environment: Environment,
     progress: Progress,
-    *,
-    timed: bool,
 ) -> Profile:
     def make() -> dict[str, Any]:
         named = Named(progress, candidate.id, remarks=False)
         sources = probe_sources(candidate.request(asked, REFERENCE), data, run, environment, named)
-        found = profile(sources, known_source(candidate, environment.catalogue), timed=timed)
+        found = profile(sources, known_source(candidate, environment.catalogue))
         progress.say(f"{candidate.id}: a probe is right about {found.accuracy:.1%} of the images it has not seen")
         return found.to_json()
 
     return Profile.from_json(run.decide(f"profile of {candidate.id}", make))
 
 
-def _in_time(profile: Profile, request: FinetuneRequest, limits: Limits) -> bool:
-    """Whether at least the first lap of a training is within the limit; what is frozen may make the rest faster."""
-    if limits.seconds is None or profile.image_seconds is None:
-        return True
-    lap = RUNGS[0] * whole_epochs(request, profile.images) * profile.images * profile.image_seconds
-    return lap <= limits.seconds
+def _probe_errors(profiles: Sequence[Profile], elsewhere: Mapping[str, Expectation], race: Race) -> dict[str, float]:
+    """The error rate of a probe of each backbone: of its training images, each left out once, and of the validation
+    images where it could be the best, drawn towards what it was like on other data."""
+    seen = {each.backbone: Seen((1 - each.accuracy) * each.images, each.images) for each in profiles}
+    errors = pooled_errors(seen, elsewhere)
+    if race.has_judges:
+        best = min(errors.values())
+        for name, error in errors.items():
+            if error < _HOPELESS * best:
+                seen[name] += race.probe(name).seen
+    return pooled_errors(seen, elsewhere)
 
 
-def _likeliest(entrants: Sequence[Entrant]) -> list[Entrant]:
+def _likeliest(entrants: Iterable[Entrant]) -> list[Entrant]:
     """The best probe, the likeliest ways to train, and probes of their backbones; the best first."""
     every = sorted(entrants, key=lambda each: each.error)
     hopeful = [each for each in every if each.error < _HOPELESS * every[0].error]
