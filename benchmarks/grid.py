@@ -121,6 +121,24 @@ def measure(asked: FinetuneRequest, around: Environment, data: DataSet) -> dict[
     return {**images, **kept, "val_loss": loss, **{name: round(value, 2) for name, value in cost.items()}}
 
 
+def measured(name: dict[str, Any], known: Path, shared: Path, around: Environment) -> Cell:
+    """The cell of that name in the file `known`, where it is appended unless it is there."""
+    for cell in read(known):
+        if name.items() <= cell.items():
+            return cell
+    asked = source(name["data"], shared)
+    split = {key: budget(name["shots"])[key] for key in ("shots", "val_share")}
+    try:
+        data = open_dataset(asked, cache=around.cache, progress=Silent(), seed=name["seed"], **split)
+        facts = measure(request(**name | {"data": asked}, train_images=len(data.of("train"))), around, data)
+    except ZooError as error:
+        facts = {"error": str(error)}
+    with known.open("a") as file:
+        file.write(json.dumps(name | facts) + "\n")
+    print(name, facts, file=sys.stderr)
+    return name | facts
+
+
 def processor_seconds() -> float:
     """What this process has used of processors so far."""
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -191,18 +209,7 @@ def main() -> None:
         words = {str(value) for value in name.values()}
         if (arguments.only and not words & set(arguments.only)) or words & set(arguments.skip):
             continue
-        if any(name.items() <= cell.items() for cell in read(arguments.cells)):
-            continue
-        asked = source(name["data"], arguments.shared)
-        split = {key: budget(name["shots"])[key] for key in ("shots", "val_share")}
-        try:
-            data = open_dataset(asked, cache=around.cache, progress=Silent(), seed=name["seed"], **split)
-            facts = measure(request(**name | {"data": asked}, train_images=len(data.of("train"))), around, data)
-        except ZooError as error:
-            facts = {"error": str(error)}
-        with arguments.cells.open("a") as file:
-            file.write(json.dumps(name | facts) + "\n")
-        print(name, facts, file=sys.stderr)
+        measured(name, arguments.cells, arguments.shared, around)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 For each data set and size of `benchmarks/grid.py` the recommendation is made once, knowing only what the grid measured
 on the other data sets; its training is the cell of the grid with the same settings. The grid's own choice is the cell
 with the best validation accuracy (of equals, the lowest loss); its test accuracy is read once. Regret is the difference
-of the two, in points. Choices are appended to a file of JSON lines; those that are there are not made again. Cost is
+of the two, in points; the noise beside it is that of one training and the same with another seed. Choices are appended
+to a file of JSON lines, and trainings that the grid lacks to its cells; what is there is not measured again. Cost is
 time of processors: that of the recommendation and its training, beside that of all cells of the slice.
 """
 
@@ -35,6 +36,7 @@ from grid import (
     budget,
     environment,
     ids,
+    measured,
     processor_seconds,
     read,
     results,
@@ -70,6 +72,10 @@ def choose(name: dict[str, Any], shared: Path, around: Environment, cells: Seque
     return {**name, **{key: round(value, 1) for key, value in cost.items()}, **kept}
 
 
+def _in_grid(cell: Cell) -> bool:
+    return cell["strategy"] in STRATEGIES or BASELINE.items() <= cell.items()
+
+
 def _best(cells: Sequence[Cell]) -> Cell:
     """What a user of the grid would take."""
     cells = [cell for cell in cells if cell["strategy"] in STRATEGIES]
@@ -77,9 +83,7 @@ def _best(cells: Sequence[Cell]) -> Cell:
 
 
 def _found(cells: Sequence[Cell], backbone: str, strategy: str) -> Cell:
-    known = {own: recorded for recorded, own in AS_RECORDED.items()}
-    wanted = (backbone.partition("@")[0], known.get(strategy, strategy))
-    return next(cell for cell in cells if (cell["backbone"], cell["strategy"]) == wanted)
+    return next(cell for cell in cells if (cell["backbone"], cell["strategy"]) == (backbone, strategy))
 
 
 _RULES: dict[str, Callable[[Sequence[Cell]], float]] = {
@@ -112,7 +116,7 @@ def main() -> None:
     for data in arguments.only or DATA_SETS:
         for shots in SHOTS:
             name = {"data": data, "shots": shots}
-            cells = [cell for cell in every if name.items() <= cell.items()]
+            cells = [cell for cell in every if name.items() <= cell.items() and _in_grid(cell)]
             if len(cells) < (len(STRATEGIES) - len(set(arguments.without))) * len(WEIGHTS) + 1:
                 print(name, "is not whole yet", file=sys.stderr)
                 continue
@@ -122,15 +126,19 @@ def main() -> None:
                 with arguments.choices.open("a") as file:
                     file.write(json.dumps(made) + "\n")
                 print(name, made["backbone"], made["strategy"], file=sys.stderr)
-            rows.append(_row(name, cells, made))
+            known = {own: recorded for recorded, own in AS_RECORDED.items()}
+            way = {"backbone": made["backbone"].partition("@")[0], "strategy": known.get(made["strategy"], made["strategy"])}
+            auto, again = (
+                measured({**name, **way, "seed": seed}, arguments.cells, arguments.shared, around) for seed in (0, 1)
+            )
+            rows.append(_row(name, cells, made["cpu_seconds"] + auto["cpu_seconds"], auto, again))
     means = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if isinstance(rows[0][key], float)}
     report([*rows, {"slice": "mean", **means}], arguments.out)
 
 
-def _row(name: dict[str, Any], cells: Sequence[Cell], made: dict[str, Any]) -> dict[str, Any]:
-    """Accuracies in percent, regrets in points."""
-    grid, auto = _best(cells), _found(cells, made["backbone"], made["strategy"])
-    cost = made["cpu_seconds"] + auto["cpu_seconds"]
+def _row(name: dict[str, Any], cells: Sequence[Cell], cost: float, auto: Cell, again: Cell) -> dict[str, Any]:
+    """Accuracies in percent, regrets and noise in points; `again` is `auto` with another seed."""
+    grid = _best(cells)
     rules = {rule: 100 * (grid["test_accuracy"] - accuracy(cells)) for rule, accuracy in _RULES.items()}
     return {
         "slice": f"{name['data']}, {name['shots'] or 'all'} per class",
@@ -139,6 +147,7 @@ def _row(name: dict[str, Any], cells: Sequence[Cell], made: dict[str, Any]) -> d
         "grid, %": 100 * grid["test_accuracy"],
         "auto, %": 100 * auto["test_accuracy"],
         "regret": 100 * (grid["test_accuracy"] - auto["test_accuracy"]),
+        "noise": 100 * abs(auto["test_accuracy"] - again["test_accuracy"]),
         "cost": cost / sum(cell["cpu_seconds"] for cell in cells),
         **rules,
     }
