@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from grid import (
     AS_RECORDED,
     BASELINE,
@@ -49,6 +51,7 @@ from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
 from zoo.progress import Silent
 from zoo.recommend.candidates import Limits
+from zoo.recommend.race import RUNGS
 from zoo.recommend.run import recommend
 
 _IMAGENET_BEST = BASELINE["backbone"]
@@ -68,6 +71,7 @@ def choose(name: dict[str, Any], shared: Path, around: Environment, cells: Seque
         found = recommend(asked, Path(folder) / "out", fresh, Silent(), limits=Limits(), results=known)
         cost = {"seconds": time.perf_counter() - began, "cpu_seconds": processor_seconds() - used}
     kept = {key: found[key] for key in ("backbone", "strategy", "quadrant", "why", "expected")}
+    kept["race"] = [{key: value for key, value in heat.items() if key != "right"} for heat in found["race"]]
     kept["ranking"] = {row["backbone"]: [row["accuracy"], row["score"]] for row in found["ranking"]}
     return {**name, **{key: round(value, 1) for key, value in cost.items()}, **kept}
 
@@ -127,13 +131,18 @@ def main() -> None:
                     file.write(json.dumps(made) + "\n")
                 print(name, made["backbone"], made["strategy"], file=sys.stderr)
             known = {own: recorded for recorded, own in AS_RECORDED.items()}
-            way = {"backbone": made["backbone"].partition("@")[0], "strategy": known.get(made["strategy"], made["strategy"])}
+            way = {
+                "backbone": made["backbone"].partition("@")[0],
+                "strategy": known.get(made["strategy"], made["strategy"]),
+            }
             auto, again = (
                 measured({**name, **way, "seed": seed}, arguments.cells, arguments.shared, around) for seed in (0, 1)
             )
             rows.append(_row(name, cells, made["cpu_seconds"] + auto["cpu_seconds"], auto, again))
     means = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if isinstance(rows[0][key], float)}
     report([*rows, {"slice": "mean", **means}], arguments.out)
+    mean, sd = _rest(every, read(arguments.choices))
+    print(f"to its end a training multiplies the mistakes it makes after its race by exp({mean:.2f}), sd {sd:.2f}")
 
 
 def _row(name: dict[str, Any], cells: Sequence[Cell], cost: float, auto: Cell, again: Cell) -> dict[str, Any]:
@@ -151,6 +160,25 @@ def _row(name: dict[str, Any], cells: Sequence[Cell], cost: float, auto: Cell, a
         "cost": cost / sum(cell["cpu_seconds"] for cell in cells),
         **rules,
     }
+
+
+def _rest(cells: Sequence[Cell], choices: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """The logarithm of what the steps after the last rung of races make of the mistakes on validation images, in the
+    mean over trainings of the grid by how many there are, and its standard deviation."""
+    logs, weights = [], []
+    for made in choices:
+        known = {own: recorded for recorded, own in AS_RECORDED.items()}
+        for heat in made["race"]:
+            name = {"data": made["data"], "shots": made["shots"], "backbone": heat["backbone"].partition("@")[0]}
+            name["strategy"] = known.get(heat["strategy"])
+            cell = next((cell for cell in cells if name.items() <= cell.items()), None)
+            if heat["share"] == RUNGS[-1] and cell is not None:
+                images = cell["images"] - cell["train_images"]
+                before, after = ((1 - each["val_accuracy"]) * images + 0.5 for each in (heat, cell))
+                logs.append(math.log(after / before))
+                weights.append(min(before, after))
+    mean = float(np.average(logs, weights=weights))
+    return mean, float(np.sqrt(np.average((np.array(logs) - mean) ** 2, weights=weights)))
 
 
 if __name__ == "__main__":

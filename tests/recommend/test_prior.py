@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from zoo.catalogue.results import Result, add_results, read_results
-from zoo.recommend.prior import Seen, expect, expect_probes, pooled_errors
+from zoo.recommend.prior import Expectation, Seen, expect, expect_probes, pooled_errors
+
+_OVER = Expectation(0.0, 0.0, 0)
+"""A training that was looked at when it was over."""
 
 
 def _result(data: str, strategy: str, accuracy: float, per_class: int = 20, backbone: str = "a/b@c") -> Result:
@@ -60,15 +63,23 @@ def test_many_backbones_on_one_data_set_are_one_data_set() -> None:
 def test_what_is_seen_counts_by_how_much_it_tells() -> None:
     prior = expect([], "lp-ft", 20)
     few_probe, many_probe = np.arange(10) >= 4, np.arange(1000) >= 400
-    few = prior.given(np.arange(10) >= 2, few_probe)
-    many = prior.given(np.arange(1000) >= 200, many_probe)
+    few = prior.given(np.arange(10) >= 2, few_probe, _OVER)
+    many = prior.given(np.arange(1000) >= 200, many_probe, _OVER)
     assert math.log(0.5) < many.mean < few.mean < 0
     assert many.mean == pytest.approx(math.log(0.5), abs=0.05)
     assert many.sd < few.sd < prior.sd
-    same = prior.given(few_probe, few_probe)
+    same = prior.given(few_probe, few_probe, _OVER)
     assert same.mean == 0
-    everything = prior.given(np.ones(10, bool), np.ones(10, bool))
+    everything = prior.given(np.ones(10, bool), np.ones(10, bool), _OVER)
     assert math.isfinite(everything.mean)
+
+
+def test_training_goes_on_after_a_look() -> None:
+    right = np.arange(1000) >= 200
+    seen = expect([], "lp-ft", 20).given(right, right, Expectation(-0.2, 0.17, 0))
+    at_its_end = expect([], "lp-ft", 20).given(right, right, _OVER)
+    assert seen.mean < at_its_end.mean
+    assert seen.sd > at_its_end.sd
 
 
 def test_a_look_is_worth_it_where_it_tells_more_than_is_known() -> None:

@@ -45,6 +45,6 @@ class Circumstances:
         """What is worth trying beside a probe, the likeliest first."""
         if self.per_class < VERY_FEW_PER_CLASS:
             return ()
-        if self.size == "small":
-            return ("lp-ft", "partial")
-        return ("lp-ft", "partial") if self.similarity == "similar" else ("lp-ft", "full")
+        if (self.size, self.similarity) == ("large", "different"):
+            return ("lp-ft",)
+        return ("lp-ft", "partial")

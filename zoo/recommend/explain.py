@@ -24,7 +24,8 @@ _RULE: dict[tuple[Size, Similarity], str] = {
         "probe"
     ),
     ("large", "different"): (
-        "the features are a start only, and there are images enough to teach new ones: train all of it"
+        "the features are a start only, and there are images enough to teach new ones: train all of it, from the head "
+        "of a probe"
     ),
 }
 _WORTH = 0.01

@@ -60,14 +60,16 @@ class Expectation:
         wrong, before = self.error(other) * images + 0.5, other * images + 0.5
         return _variance((wrong + before) / 2, wrong, before) < self.sd**2
 
-    def given(self, ours: NDArray[np.bool_], probe: NDArray[np.bool_]) -> Expectation:
-        """After a look at which validation images [N] each of both gets right.
+    def given(self, ours: NDArray[np.bool_], probe: NDArray[np.bool_], rest: Expectation) -> Expectation:
+        """After a look at which validation images [N] each of both gets right, ours before its end; `rest` is how the
+        error rate at the end compares with that.
 
         The mistakes of both are counts of which a part is common, so that only the images about which they disagree
         tell them apart.
         """
         wrong, before = float((~ours).sum()) + 0.5, float((~probe).sum()) + 0.5
-        return self.after(math.log(wrong / before), _variance(float((ours != probe).sum()) + 0.5, wrong, before))
+        variance = _variance(float((ours != probe).sum()) + 0.5, wrong, before)
+        return self.after(math.log(wrong / before) + rest.mean, variance + rest.sd**2)
 
     def after(self, seen: float, variance: float) -> Expectation:
         """After the logarithm of the ratio was `seen`, with an error of this variance."""

@@ -31,7 +31,7 @@ from zoo.recommend.source import known_source
 from zoo.runtime.threads import available_threads
 
 _RACED = 2
-"""So many ways to train enter the race."""
+"""So many backbones enter the race, each with the strategy that should suit it best."""
 _HOPELESS = 2.0
 """Not those of which so many times as many mistakes are to be expected as of the best."""
 
@@ -168,13 +168,15 @@ def _probe_errors(profiles: Sequence[Profile], elsewhere: Mapping[str, Expectati
 
 
 def _likeliest(entrants: Iterable[Entrant]) -> list[Entrant]:
-    """The best probe, the likeliest ways to train, and probes of their backbones; the best first."""
+    """The best probe, the likeliest backbones to train, and probes of these; the best first."""
     every = sorted(entrants, key=lambda each: each.error)
-    hopeful = [each for each in every if each.error < _HOPELESS * every[0].error]
-    trained = [each for each in hopeful if each.strategy != REFERENCE][:_RACED]
+    trained: dict[str, Entrant] = {}
+    for each in every:
+        if each.strategy != REFERENCE and each.error < _HOPELESS * every[0].error and len(trained) < _RACED:
+            trained.setdefault(each.backbone, each)
     best = next(each.backbone for each in every if each.strategy == REFERENCE)
-    compared = {best, *(each.backbone for each in trained)}
-    return [each for each in every if each in trained or (each.strategy == REFERENCE and each.backbone in compared)]
+    probes = [each for each in every if each.strategy == REFERENCE and each.backbone in {best, *trained}]
+    return sorted([*trained.values(), *probes], key=lambda each: each.error)
 
 
 def _ranking(
