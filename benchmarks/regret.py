@@ -13,6 +13,7 @@ time of processors: that of the recommendation and its training, beside that of 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -86,6 +87,10 @@ def _best(cells: Sequence[Cell]) -> Cell:
     return max(cells, key=lambda cell: (cell["val_accuracy"], -cell["val_loss"]))
 
 
+def _in_words_of_grid(strategy: str) -> str:
+    return next((own for own, recorded in AS_RECORDED.items() if recorded == strategy), strategy)
+
+
 def _found(cells: Sequence[Cell], backbone: str, strategy: str) -> Cell:
     return next(cell for cell in cells if (cell["backbone"], cell["strategy"]) == (backbone, strategy))
 
@@ -116,29 +121,27 @@ def main() -> None:
         if cell["seed"] == 0 and "error" not in cell and cell["strategy"] not in arguments.without
     ]
     around = environment(arguments.shared, arguments.cache)
+    slices = []
+    for data, shots in itertools.product(arguments.only or DATA_SETS, SHOTS):
+        name = {"data": data, "shots": shots}
+        cells = [cell for cell in every if name.items() <= cell.items() and _in_grid(cell)]
+        if len(cells) < (len(STRATEGIES) - len(set(arguments.without))) * len(WEIGHTS) + 1:
+            print(name, "is not whole yet", file=sys.stderr)
+            continue
+        made = next((row for row in read(arguments.choices) if name.items() <= row.items()), None)
+        if made is None:
+            made = choose(name, arguments.shared, around, every)
+            with arguments.choices.open("a") as file:
+                file.write(json.dumps(made) + "\n")
+            print(name, made["backbone"], made["strategy"], file=sys.stderr)
+        slices.append((name, cells, made))
     rows = []
-    for data in arguments.only or DATA_SETS:
-        for shots in SHOTS:
-            name = {"data": data, "shots": shots}
-            cells = [cell for cell in every if name.items() <= cell.items() and _in_grid(cell)]
-            if len(cells) < (len(STRATEGIES) - len(set(arguments.without))) * len(WEIGHTS) + 1:
-                print(name, "is not whole yet", file=sys.stderr)
-                continue
-            made = next((row for row in read(arguments.choices) if name.items() <= row.items()), None)
-            if made is None:
-                made = choose(name, arguments.shared, around, every)
-                with arguments.choices.open("a") as file:
-                    file.write(json.dumps(made) + "\n")
-                print(name, made["backbone"], made["strategy"], file=sys.stderr)
-            known = {own: recorded for recorded, own in AS_RECORDED.items()}
-            way = {
-                "backbone": made["backbone"].partition("@")[0],
-                "strategy": known.get(made["strategy"], made["strategy"]),
-            }
-            auto, again = (
-                measured({**name, **way, "seed": seed}, arguments.cells, arguments.shared, around) for seed in (0, 1)
-            )
-            rows.append(_row(name, cells, made["cpu_seconds"] + auto["cpu_seconds"], auto, again))
+    for name, cells, made in slices:
+        way = {"backbone": made["backbone"].partition("@")[0], "strategy": _in_words_of_grid(made["strategy"])}
+        auto, again = (
+            measured({**name, **way, "seed": seed}, arguments.cells, arguments.shared, around) for seed in (0, 1)
+        )
+        rows.append(_row(name, cells, made["cpu_seconds"] + auto["cpu_seconds"], auto, again))
     means = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if isinstance(rows[0][key], float)}
     report([*rows, {"slice": "mean", **means}], arguments.out)
     mean, sd = _rest(every, read(arguments.choices))
@@ -167,10 +170,9 @@ def _rest(cells: Sequence[Cell], choices: Sequence[dict[str, Any]]) -> tuple[flo
     mean over trainings of the grid by how many there are, and its standard deviation."""
     logs, weights = [], []
     for made in choices:
-        known = {own: recorded for recorded, own in AS_RECORDED.items()}
         for heat in made["race"]:
             name = {"data": made["data"], "shots": made["shots"], "backbone": heat["backbone"].partition("@")[0]}
-            name["strategy"] = known.get(heat["strategy"])
+            name["strategy"] = _in_words_of_grid(heat["strategy"])
             cell = next((cell for cell in cells if name.items() <= cell.items()), None)
             if heat["share"] == RUNGS[-1] and cell is not None:
                 images = cell["images"] - cell["train_images"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,11 @@ from zoo_cli.app import app
 from zoo import errors
 from zoo.finetune.strategies import STRATEGIES
 
-README = Path(__file__).parents[1] / "README.md"
+_ROOT = Path(__file__).parents[1]
+README = _ROOT / "README.md"
+_CHOICES = _ROOT / "benchmarks" / "choices.jsonl"
+_RECOMMENDED = (("bccd_cells3", 20), ("flowers5", 20), ("aerial_patches5", 100), ("trashnet6", None))
+"""Data sets and images per class: one for each quadrant."""
 
 
 def strategies() -> Iterator[str]:
@@ -50,9 +55,29 @@ def exit_codes() -> Iterator[str]:
         yield f"| {kind.exit_code} | {(kind.__doc__ or '').splitlines()[0]} |"
 
 
+def recommendations() -> Iterator[str]:
+    """The explanation of one recommendation for each quadrant, in full."""
+    choices = {(made["data"], made["shots"]): made for made in map(json.loads, _CHOICES.read_text().splitlines())}
+    chosen = [choices[name] for name in _RECOMMENDED]
+    assert len({(each["quadrant"]["size"], each["quadrant"]["similarity"]) for each in chosen}) == len(_RECOMMENDED)
+    for made in chosen:
+        size, like = made["quadrant"]["size"], {"similar": "like", "different": "unlike"}[made["quadrant"]["similarity"]]
+        yield "<details>"
+        yield f"<summary>A {size} data set {like} the source: {made['data']}, {_images(made['shots'])}</summary>"
+        yield ""
+        yield " ".join(made["why"])
+        yield ""
+        yield "</details>"
+
+
+def _images(shots: int | None) -> str:
+    return "all of it" if shots is None else f"{shots} images per class"
+
+
 def with_tables(text: str) -> str:
     """The README with its tables as they should be."""
-    for name, table in {"strategies": strategies, "commands": commands, "exit codes": exit_codes}.items():
+    tables = (strategies, commands, exit_codes, recommendations)
+    for name, table in {each.__name__.replace("_", " "): each for each in tables}.items():
         block = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         assert block.search(text), name
         body = "\n".join(table())

@@ -30,7 +30,7 @@ from zoo.recommend.similarity import Numbers, SourceAnswers, SourceStatistics
 
 MOST_IMAGES = 5_000
 """More are not looked at."""
-_TWIN_IMAGES = 1_000
+_TWIN_IMAGES = 500
 _RESAMPLES = 5
 
 
