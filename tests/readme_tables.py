@@ -17,7 +17,7 @@ from zoo.finetune.strategies import STRATEGIES
 _ROOT = Path(__file__).parents[1]
 README = _ROOT / "README.md"
 _CHOICES = _ROOT / "benchmarks" / "choices.jsonl"
-_RECOMMENDED = (("bccd_cells3", 20), ("flowers5", 20), ("aerial_patches5", 100), ("trashnet6", None))
+_RECOMMENDED = (("digits", 20), ("flowers5", 20), ("aerial_patches5", 100), ("trashnet6", None))
 """Data sets and images per class: one for each quadrant."""
 
 
@@ -61,13 +61,17 @@ def recommendations() -> Iterator[str]:
     chosen = [choices[name] for name in _RECOMMENDED]
     assert len({(each["quadrant"]["size"], each["quadrant"]["similarity"]) for each in chosen}) == len(_RECOMMENDED)
     for made in chosen:
-        size, like = made["quadrant"]["size"], {"similar": "like", "different": "unlike"}[made["quadrant"]["similarity"]]
+        size, like = (
+            made["quadrant"]["size"],
+            {"similar": "like", "different": "unlike"}[made["quadrant"]["similarity"]],
+        )
         yield "<details>"
         yield f"<summary>A {size} data set {like} the source: {made['data']}, {_images(made['shots'])}</summary>"
         yield ""
-        yield " ".join(made["why"])
+        yield from (f"- {sentence}" for sentence in made["why"])
         yield ""
         yield "</details>"
+        yield ""
 
 
 def _images(shots: int | None) -> str:

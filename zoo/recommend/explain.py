@@ -29,6 +29,8 @@ _RULE: dict[tuple[Size, Similarity], str] = {
     ),
 }
 _WORTH = 0.01
+_NOTHING = 0.0005
+"""Not even a tenth of a point."""
 _IN_MINUTES = 120
 _LIKE = {"similar": "like", "different": "unlike"}
 
@@ -66,7 +68,7 @@ def _distance(best: Profile) -> str:
     last = len(best.tap_accuracies) - 1
     where = (
         "no lower stage tells more than its last one"
-        if stage == last
+        if stage == last or best.gap < _NOTHING
         else f"stage {stage} of {last} alone tells {100 * best.gap:.1f} points more than its last one"
     )
     return (
