@@ -5,9 +5,10 @@
 For each data set and size of `benchmarks/grid.py` the recommendation is made once, knowing only what the grid measured
 on the other data sets; its training is the cell of the grid with the same settings. The grid's own choice is the cell
 with the best validation accuracy (of equals, the lowest loss); its test accuracy is read once. Regret is the difference
-of the two, in points; the noise beside it is that of one training and the same with another seed. Choices are appended
-to a file of JSON lines, and trainings that the grid lacks to its cells; what is there is not measured again. Cost is
-time of processors: that of the recommendation and its training, beside that of all cells of the slice.
+of the two, in points; with `--seeds 2` the noise beside it is that of its training and the same with another seed.
+Choices are appended to a file of JSON lines, and trainings that the grid lacks to its cells; what is there is not
+measured again. Cost is time of processors: that of the recommendation and its training, beside that of all cells of the
+slice.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="unpacked data sets are kept here")
     parser.add_argument("--only", action="append", choices=DATA_SETS, help="only these data sets")
     parser.add_argument("--without", action="append", default=[], choices=STRATEGIES, help="a grid without these")
+    parser.add_argument("--seeds", type=int, default=1, help="train what was chosen so often, for the noise")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     every = [
@@ -138,8 +140,9 @@ def main() -> None:
     rows = []
     for name, cells, made in slices:
         way = {"backbone": made["backbone"].partition("@")[0], "strategy": _in_words_of_grid(made["strategy"])}
-        auto, again = (
-            measured({**name, **way, "seed": seed}, arguments.cells, arguments.shared, around) for seed in (0, 1)
+        auto, *again = (
+            measured({**name, **way, "seed": seed}, arguments.cells, arguments.shared, around)
+            for seed in range(arguments.seeds)
         )
         rows.append(_row(name, cells, made["cpu_seconds"] + auto["cpu_seconds"], auto, again))
     means = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if isinstance(rows[0][key], float)}
@@ -148,9 +151,10 @@ def main() -> None:
     print(f"to its end a training multiplies the mistakes it makes after its race by exp({mean:.2f}), sd {sd:.2f}")
 
 
-def _row(name: dict[str, Any], cells: Sequence[Cell], cost: float, auto: Cell, again: Cell) -> dict[str, Any]:
-    """Accuracies in percent, regrets and noise in points; `again` is `auto` with another seed."""
+def _row(name: dict[str, Any], cells: Sequence[Cell], cost: float, auto: Cell, again: Sequence[Cell]) -> dict[str, Any]:
+    """Accuracies in percent, regrets and noise in points; `again` are those of `auto` with other seeds."""
     grid = _best(cells)
+    noise = [100 * abs(auto["test_accuracy"] - each["test_accuracy"]) for each in again]
     rules = {rule: 100 * (grid["test_accuracy"] - accuracy(cells)) for rule, accuracy in _RULES.items()}
     return {
         "slice": f"{name['data']}, {name['shots'] or 'all'} per class",
@@ -159,7 +163,7 @@ def _row(name: dict[str, Any], cells: Sequence[Cell], cost: float, auto: Cell, a
         "grid, %": 100 * grid["test_accuracy"],
         "auto, %": 100 * auto["test_accuracy"],
         "regret": 100 * (grid["test_accuracy"] - auto["test_accuracy"]),
-        "noise": 100 * abs(auto["test_accuracy"] - again["test_accuracy"]),
+        **({"noise": statistics.mean(noise)} if noise else {}),
         "cost": cost / sum(cell["cpu_seconds"] for cell in cells),
         **rules,
     }
