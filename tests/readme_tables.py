@@ -61,10 +61,8 @@ def recommendations() -> Iterator[str]:
     chosen = [choices[name] for name in _RECOMMENDED]
     assert len({(each["quadrant"]["size"], each["quadrant"]["similarity"]) for each in chosen}) == len(_RECOMMENDED)
     for made in chosen:
-        size, like = (
-            made["quadrant"]["size"],
-            {"similar": "like", "different": "unlike"}[made["quadrant"]["similarity"]],
-        )
+        size, similarity = made["quadrant"]["size"], made["quadrant"]["similarity"]
+        like = {"similar": "like", "different": "unlike"}[similarity]
         yield "<details>"
         yield f"<summary>A {size} data set {like} the source: {made['data']}, {_images(made['shots'])}</summary>"
         yield ""

@@ -8,6 +8,7 @@ import sys
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,10 @@ def test_at_four_times_of_what_it_can_do(start: Start, model: Path, photo: Path)
     rounds = [_peak_and_overload(server, photo) for _ in range(3)]
     for _, over in rounds:
         assert set(over["failures"]) == {"429"}
-    # what else the machine does may spoil a round, a server that falls behind spoils all
-    assert max(over["per_s"] / peak["per_s"] for peak, over in rounds) > 0.6
-    assert max(over["refused_share"] for _, over in rounds) > 0.5
-    assert min(over["refused_p99_ms"] for _, over in rounds) < 500
+    # what else the machine does may spoil one round
+    assert median(over["per_s"] / peak["per_s"] for peak, over in rounds) > 0.6
+    assert median(over["refused_share"] for _, over in rounds) > 0.5
+    assert median(over["refused_p99_ms"] for _, over in rounds) < 500
 
 
 def test_who_is_refused_is_told_when_to_come_again(start: Start, model: Path, photo: Path) -> None:

@@ -28,7 +28,8 @@ from zoo.recommend.profile import Profile
 RUNGS = (0.1, 0.3)
 """Shares of the steps of a whole training; each time the worse half retires (Jamieson and Talwalkar 2016)."""
 _REST = Expectation(mean=-0.2, sd=0.17, data_sets=6)
-"""What the rest of its steps makes of the error rate of a training after the last rung: `benchmarks/regret.py`."""
+"""What the rest of its steps makes of the error rate of a training after the last rung: the mean over 40 trainings of
+an earlier procedure; `benchmarks/regret.py` prints what the recorded races say (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
