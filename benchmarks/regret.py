@@ -53,7 +53,7 @@ from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
 from zoo.progress import Silent
 from zoo.recommend.candidates import Limits
-from zoo.recommend.race import RUNGS
+from zoo.recommend.race import RUNG
 from zoo.recommend.run import recommend
 
 _IMAGENET_BEST = BASELINE["backbone"]
@@ -170,15 +170,15 @@ def _row(name: dict[str, Any], cells: Sequence[Cell], cost: float, auto: Cell, a
 
 
 def _rest(cells: Sequence[Cell], choices: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """The logarithm of what the steps after the last rung of races make of the mistakes on validation images, in the
-    mean over trainings of the grid by how many there are, and its standard deviation."""
+    """The logarithm of what the steps after a race make of the mistakes on validation images, in the mean over
+    trainings of the grid by how many there are, and its standard deviation."""
     logs, weights = [], []
     for made in choices:
         for heat in made["race"]:
             name = {"data": made["data"], "shots": made["shots"], "backbone": heat["backbone"].partition("@")[0]}
             name["strategy"] = _in_words_of_grid(heat["strategy"])
             cell = next((cell for cell in cells if name.items() <= cell.items()), None)
-            if heat["share"] == RUNGS[-1] and cell is not None:
+            if heat["share"] == RUNG and cell is not None:
                 images = cell["images"] - cell["train_images"]
                 before, after = ((1 - each["val_accuracy"]) * images + 0.5 for each in (heat, cell))
                 logs.append(math.log(after / before))

@@ -21,7 +21,7 @@ from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
 from zoo.finetune.run import probe_sources
 from zoo.progress import Silent
-from zoo.recommend.candidates import Limits
+from zoo.recommend.candidates import Limits, find_candidates
 from zoo.recommend.profile import Profile, profile
 from zoo.recommend.run import recommend
 from zoo.recommend.similarity import SourceStatistics
@@ -99,13 +99,8 @@ def test_it_says_what_to_train_and_why(recommendation: Path) -> None:
 
 def test_what_is_in_doubt_races(raced: Path) -> None:
     found = json.loads((raced / "recommendation.json").read_text())
-    assert {(heat["strategy"] == "probe", heat["share"]) for heat in found["race"]} == {
-        (True, 1.0),
-        (False, 0.1),
-        (False, 0.3),
-    }
-    assert sum(heat["share"] == 0.1 for heat in found["race"]) == 2
-    assert sum(heat["share"] == 0.3 for heat in found["race"]) == 1
+    assert {(heat["strategy"] == "probe", heat["share"]) for heat in found["race"]} == {(True, 1.0), (False, 0.3)}
+    assert len({heat["backbone"] for heat in found["race"] if heat["share"] == 0.3}) == 2
     assert any("after 30 % of its steps" in sentence for sentence in found["why"])
     assert not (raced / "race").exists()
 
@@ -150,7 +145,26 @@ def test_auto_does_both(dataset: Path, zoo: Zoo, tmp_path: Path) -> None:
     slow = zoo(*words, "--max-latency", "0.000001", "--out", tmp_path / "slow")
     assert "no backbone at hand within --max-latency 1e-06" in slow.stderr
     refused = zoo(*words, "--weights", "glyphs_v1")
-    assert "--weights goes with a backbone of your choice" in refused.stderr
+    assert "--weights glyphs_v1: auto compares pretrained sets that have a tag; leave it out" in refused.stderr
+
+
+def test_auto_may_choose_the_strategy_alone(dataset: Path, zoo: Zoo, tmp_path: Path) -> None:
+    words = ("finetune", dataset, "--backbone", "tiny/glyphnet", "--strategy", "auto", "--threads", "1")
+    done = zoo(*words, "--shots", "3", "--lr", "0.001", "--drop-stages", "1", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "So: probe of tiny/glyphnet@glyphs_v1" in done.stderr
+    assert "a probe takes no steps: --lr meant nothing to it" in done.stderr
+    found = json.loads((tmp_path / "run-recommendation" / "recommendation.json").read_text())
+    assert len(found["ranking"]) == 1
+    assert found["ranking"][0]["source"] is None  # a classifier of whole embeddings
+    assert "name a backbone and a strategy for it instead of auto" in zoo(*words, "--dry-run").stderr
+    refused = zoo(*words, "--weights", tmp_path / "own.pth")
+    assert "say tiny/glyphnet@TAG instead" in refused.stderr
+
+
+def test_only_backbones_of_which_something_is_left(environment: Environment) -> None:
+    here, _ = find_candidates(environment.catalogue, environment.cache, (), drop_stages=1)
+    assert [each.entry.id for each in here] == ["tiny/glyphnet"]
 
 
 def test_the_same_call_gives_what_is_there_and_another_one_is_refused(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from zoo.data.store import OnBadSample
@@ -15,6 +15,23 @@ AugmentChoice = Literal["auto", "none", "gentle", "crop", "trivial", "affine"]
 CacheChoice = Literal["auto", "always", "never"]
 CompileChoice = Literal["auto", "always", "never"]
 StrategyName = Literal["auto", "probe", "partial", "lp-ft", "gradual", "surgical", "lora", "dora", "full", "scratch"]
+
+_OF_STEPS = (
+    "epochs",
+    "devices",
+    "lr",
+    "patience",
+    "cache",
+    "compile",
+    "layer_decay",
+    "l2_sp",
+    "co_tuning",
+    "average",
+    "interpolate",
+    "lr_race",
+    "trials",
+)
+"""Fields that only mean something where steps are trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,19 +199,16 @@ class FinetuneRequest:
 
     def training_options(self) -> list[str]:
         """The options given that only mean something where steps are trained."""
-        given = {
-            "--epochs": self.epochs is not None,
-            "--devices": self.devices > 1,
-            "--lr": self.lr is not None,
-            "--patience": self.patience is not None,
-            "--cache": self.cache != "auto",
-            "--compile": self.compile != "auto",
-            "--layer-decay": self.layer_decay is not None,
-            "--l2-sp": self.l2_sp > 0,
-            "--co-tuning": self.co_tuning > 0,
-            "--average": self.average,
-            "--interpolate": self.interpolate,
-            "--lr-race": self.lr_race,
-            "--trials": self.trials is not None,
-        }
-        return [name for name, is_given in given.items() if is_given]
+        return [
+            f"--{name.replace('_', '-')}"
+            for name, default in _defaults(_OF_STEPS).items()
+            if getattr(self, name) != default
+        ]
+
+    def as_probe(self) -> FinetuneRequest:
+        """The request of a probe of the same backbone on the same images."""
+        return replace(self, **{**_defaults((*_OF_STEPS, "freeze_stages", "rank")), "strategy": "probe"})
+
+
+def _defaults(names: Sequence[str]) -> dict[str, Any]:
+    return {each.name: each.default for each in fields(FinetuneRequest) if each.name in names}

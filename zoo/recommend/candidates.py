@@ -61,14 +61,14 @@ class Candidate:
         """The training `asked`, with this backbone and this strategy."""
         size = None if self.weights.input.fixed_size else asked.input_size
         request = replace(asked, backbone=self.id, input_size=size)
-        if strategy == REFERENCE:
-            return replace(request, strategy=strategy, epochs=None, patience=None)
-        return replace(request, strategy=strategy)
+        return request.as_probe() if strategy == REFERENCE else replace(request, strategy=strategy)
 
 
-def find_candidates(catalogue: Catalogue, cache: Path, names: Sequence[str]) -> tuple[list[Candidate], list[Candidate]]:
-    """The backbones called `names`; where there are none, every listed one with weights that are at hand, once for each
-    such set, and the others, with their default set.
+def find_candidates(
+    catalogue: Catalogue, cache: Path, names: Sequence[str], *, drop_stages: int = 0
+) -> tuple[list[Candidate], list[Candidate]]:
+    """The backbones called `names`; where there are none, every listed one of which something is left without
+    `drop_stages` and whose weights are at hand, once for each such set, and the others, with their default set.
 
     Raises UsageError for an unknown name and a backbone that has no pretrained weights, WeightsError where there is no
     candidate.
@@ -76,9 +76,10 @@ def find_candidates(catalogue: Catalogue, cache: Path, names: Sequence[str]) -> 
     if names:
         named = [_candidate(name, catalogue) for name in names]
         return list({each.id: each for each in named}.values()), []
-    here = [Candidate(entry, weights) for entry, weights in weights_at_hand(catalogue.backbones, cache)]
+    enough = [each for each in catalogue.backbones if len(each.spec.stages) > drop_stages]
+    here = [Candidate(entry, weights) for entry, weights in weights_at_hand(enough, cache)]
     found = {each.entry.id for each in here}
-    missing = [entry for entry in catalogue.backbones if entry.id not in found and entry.spec.weights]
+    missing = [entry for entry in enough if entry.id not in found and entry.spec.weights]
     if not here:
         raise WeightsError(
             f"no pretrained weights at hand: {len(missing)} installed backbones have theirs elsewhere; get some with "

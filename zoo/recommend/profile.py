@@ -52,13 +52,13 @@ class Profile:
     h_score: float
     collapse: Collapse
     twin_accuracy: float
-    """Of the same architecture with random weights, on at most 1,000 images: what it owes to its own shape."""
+    """Of the same architecture with random weights, on at most 500 images: what it owes to its own shape."""
     own_accuracy: float
     """With its weights, on the same images."""
     slope: tuple[float, float]
     """What the accuracy gains from a quarter of the images to half, and from half to all."""
     source: SourceAnswers | None
-    """None of a backbone without a classifier of its source task."""
+    """None of a backbone without a classifier of its source task, or without its last stages."""
     distance: float | None
     """Frechet distance of the embeddings from those of the source data, where a registry has these."""
     image_seconds: float
@@ -109,6 +109,7 @@ def profile(sources: Sources, known: SourceStatistics | None) -> Profile:
     concatenated = [_accuracy(some, truth[rows], classes) for some in beside]
     embedding: Numbers = features[:, -sources.widths(0)[0] :].numpy()
     own = stratified(truth, _TWIN_IMAGES, seed, "images for the twin")
+    is_whole = not sources.request.drop_stages
     return Profile(
         backbone=f"{sources.resolved.backbone.id}@{sources.resolved.weights_name}",
         images=len(samples),
@@ -122,8 +123,8 @@ def profile(sources: Sources, known: SourceStatistics | None) -> Profile:
         twin_accuracy=_everything(_twin_features(sources, samples, own), truth[own], sources, classes),
         own_accuracy=_everything(features[own], truth[own], sources, classes),
         slope=_slope(beside[int(np.argmax(concatenated))], truth[rows], classes, seed),
-        source=_source_answers(sources, samples, own),
-        distance=known.distance(embedding) if known is not None else None,
+        source=_source_answers(sources, samples, own) if is_whole else None,
+        distance=known.distance(embedding) if known is not None and is_whole else None,
         image_seconds=_image_seconds(sources),
         seconds=time.monotonic() - began,
     )

@@ -25,11 +25,11 @@ from zoo.recommend.candidates import Candidate
 from zoo.recommend.prior import REFERENCE, Expectation, Seen
 from zoo.recommend.profile import Profile
 
-RUNGS = (0.1, 0.3)
-"""Shares of the steps of a whole training; each time the worse half retires (Jamieson and Talwalkar 2016)."""
-_REST = Expectation(mean=-0.2, sd=0.17, data_sets=6)
-"""What the rest of its steps makes of the error rate of a training after the last rung: the mean over 40 trainings of
-an earlier procedure; `benchmarks/regret.py` prints what the recorded races say (benchmarks/README.md)."""
+RUNG = 0.3
+"""Share of the steps of a whole training after which the worse half retires (successive halving; Jamieson and Talwalkar
+2016). After a tenth, many are still behind the probe that they began as."""
+_REST = Expectation(mean=-0.27, sd=0.24, data_sets=6)
+"""What the rest of its steps makes of the error rate of a training, as `benchmarks/regret.py` measured it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,17 +107,14 @@ class Race:
         return self._heat(backbone, REFERENCE, 1.0)
 
     def decide(self, entrants: Sequence[Entrant]) -> list[Entrant]:
-        """Those that stay in the race to its end, with what was seen of them, and the probes; the best first."""
-        left = [each for each in entrants if each.strategy != REFERENCE]
-        probes = {each.backbone: self.probe(each.backbone) for each in left}
-        heats: list[Heat] = []
-        for share in RUNGS if len(left) > 1 else RUNGS[-1:]:
-            heats = [self._heat(each.backbone, each.strategy, share) for each in left]
-            order = sorted(range(len(left)), key=lambda number: heats[number].val_accuracy, reverse=True)
-            if share != RUNGS[-1]:
-                left = [left[number] for number in order[: math.ceil(len(order) / 2)]]
-        seen = [_after(each, heat, probes[each.backbone]) for each, heat in zip(left, heats, strict=True)]
-        return sorted([*seen, *(each for each in entrants if each.strategy == REFERENCE)], key=lambda each: each.error)
+        """Those that train, with what was seen of them, and the probes; the best first."""
+        seen = [each if each.strategy == REFERENCE else self._raced(each) for each in entrants]
+        return sorted(seen, key=lambda each: each.error)
+
+    def _raced(self, entrant: Entrant) -> Entrant:
+        probe = np.array(self.probe(entrant.backbone).right)
+        ours = np.array(self._heat(entrant.backbone, entrant.strategy, RUNG).right)
+        return replace(entrant, expectation=entrant.expectation.given(ours, probe, _REST))
 
     def _heat(self, backbone: str, strategy: StrategyName, share: float) -> Heat:
         name = f"race of {backbone} {strategy} {share:g}"
@@ -148,8 +145,9 @@ class Race:
         )
 
     def _request(self, backbone: str, strategy: StrategyName, share: float) -> FinetuneRequest:
-        """The training of a backbone with a strategy, for a share of its steps."""
-        request = self._candidates[backbone].request(self._asked, strategy)
+        """The training of a backbone with a strategy, for a share of its steps, without what is asked beside it."""
+        asked = replace(self._asked, trials=None, lr_race=False, compare_scratch=False, track_test=False)
+        request = self._candidates[backbone].request(asked, strategy)
         if share == 1:
             return request
         epochs = _epochs(request, len(self._data.of("train")))
@@ -172,10 +170,6 @@ def _epochs(request: FinetuneRequest, images: int) -> int:
     assert request.strategy != "auto"
     per_epoch = max(1, math.ceil(images / request.batch_size))
     return request.epochs or STRATEGIES[request.strategy].epochs_of(per_epoch)
-
-
-def _after(entrant: Entrant, heat: Heat, probe: Heat) -> Entrant:
-    return replace(entrant, expectation=entrant.expectation.given(np.array(heat.right), np.array(probe.right), _REST))
 
 
 def _right(folder: Path, data: DataSet) -> NDArray[np.bool_]:

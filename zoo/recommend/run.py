@@ -59,7 +59,7 @@ def recommend(
         return run.read("recommendation")
     data = _data(asked, environment, progress)
     catalogue = environment.catalogue
-    here, others = find_candidates(catalogue, environment.cache, limits.backbones)
+    here, others = find_candidates(catalogue, environment.cache, limits.backbones, drop_stages=asked.drop_stages)
     milliseconds = latencies(here, asked, limits, catalogue.latencies, run, progress)
     candidates = {each.id: each for each in here if each.id in milliseconds}
     profiles = [_profile(run, each, asked, data, environment, progress) for each in candidates.values()]

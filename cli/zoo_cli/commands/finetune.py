@@ -61,7 +61,9 @@ def _finetune(
     ] = None,
     strategy: Annotated[
         Strategy,
-        typer.Option(help="What is trained, and from where."),
+        typer.Option(
+            help="What is trained, and from where; auto: see `zoo recommend`.", show_default="by the size of the data"
+        ),
     ] = "auto",
     weights: Annotated[
         list[str] | None,
@@ -145,6 +147,7 @@ def _finetune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained.")] = False,
 ) -> None:
     """Fine-tune a pretrained backbone on your images; the result is a run folder."""
+    from zoo.catalogue.composites import ARROW, separator
     from zoo.finetune.loop import InterruptedTrainingError
     from zoo.finetune.request import FinetuneRequest
     from zoo.finetune.run import finetune
@@ -177,8 +180,6 @@ def _finetune(
         if cascade == "chain":
             if len(backbone) < 2:
                 raise UsageError("--cascade chain needs two backbones at least: --backbone A --backbone B")
-            from zoo.catalogue.composites import ARROW
-
             backbone, weights = [ARROW.join(backbone)], [ARROW.join(weights)] if weights else None
         options: dict[str, Any] = {}
         if hidden is not None:
@@ -226,9 +227,11 @@ def _finetune(
             compare_scratch=compare_scratch,
             checkpoint_seconds=checkpoint_seconds,
         )
-        if backbone == ["auto"]:
+        alone = cascade is None and not after and separator(backbone[0]) is None
+        if backbone == ["auto"] or (alone and strategy == "auto" and "--strategy" in _given(context, but=())):
             if after or dry_run:
-                raise UsageError(f"{'--after' if after else '--dry-run'}: name a backbone for it instead of auto")
+                option, what = ("--after", "backbone") if after else ("--dry-run", "backbone and a strategy")
+                raise UsageError(f"{option}: name a {what} for it instead of auto")
             target = folder or _fresh_folder(request, "auto")
             request = recommended(out, request, target.with_name(f"{target.name}-recommendation"), max_latency)
             folder = target

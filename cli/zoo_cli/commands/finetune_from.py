@@ -1,4 +1,4 @@
-"""What `zoo finetune` trains where a recommendation says so: `--from FILE` and `--backbone auto`."""
+"""What `zoo finetune` trains where a recommendation says so: `--from FILE`, `--backbone auto`, `--strategy auto`."""
 
 from __future__ import annotations
 
@@ -38,15 +38,21 @@ def request_of(
 
 
 def recommended(out: Output, asked: FinetuneRequest, folder: Path, max_latency: float | None) -> FinetuneRequest:
-    """The training that suits the data best, `asked` leaving the backbone open; why is said and kept in `folder`."""
+    """The training that suits the data best, `asked` leaving the backbone, the strategy or both open; why is said and
+    kept in `folder`."""
     from zoo.finetune.request import FinetuneRequest
     from zoo.recommend.candidates import Limits
     from zoo.recommend.run import recommend
 
+    names = () if asked.backbone == "auto" else (asked.backbone,)
     if asked.weights is not None:
-        raise UsageError("--weights goes with a backbone of your choice; leave it out, or name one instead of auto")
-    around, limits = environment(), Limits(latency_ms=max_latency)
+        what = f"say {asked.backbone}@TAG instead" if names else "leave it out"
+        raise UsageError(f"--weights {asked.weights}: auto compares pretrained sets that have a tag; {what}")
+    around, limits = environment(), Limits(backbones=names, latency_ms=max_latency)
     found = recommend(asked, folder, around, out.progress, limits=limits, results=around.catalogue.results)
     for sentence in found["why"]:
         out.remark(sentence)
-    return FinetuneRequest(**found["request"])
+    request = FinetuneRequest(**found["request"])
+    if request.strategy == "probe" and (given := asked.training_options()):
+        out.remark(f"a probe takes no steps: {', '.join(given)} meant nothing to it")
+    return request
