@@ -1,6 +1,6 @@
 """Every backbone with every strategy on every data set: the cells that `benchmarks/regret.py` judges choices by.
 
-    python benchmarks/grid.py SHARED --cells benchmarks/grid.jsonl --only flowers5 --only digits
+    python benchmarks/grid.py SHARED --cells benchmarks/grid.jsonl --cache CACHE --data flowers5 --data digits
 
 SHARED holds `data/*.zip` and `weights/*.pth`. Cells are appended to a file of JSON lines as they are finished; those
 that are there are not measured again, so that a grid that was cut off goes on, and its parts can be measured by several
@@ -145,12 +145,12 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def cells(seeds: int) -> Iterator[dict[str, Any]]:
+def cells(data_sets: Sequence[str], seeds: int) -> Iterator[dict[str, Any]]:
     """The names of all cells; those from scratch, which take most of the time, last."""
     ways = [*({"backbone": b, "strategy": s} for s in STRATEGIES for b in WEIGHTS), BASELINE]
     for seed in range(seeds):
         for last in (False, True):
-            for data, shots in itertools.product(DATA_SETS, SHOTS):
+            for data, shots in itertools.product(data_sets, SHOTS):
                 for way in ways:
                     if (way["strategy"] == "scratch") == last:
                         yield {"data": data, "shots": shots, **way, "seed": seed}
@@ -194,7 +194,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shared", type=Path)
     parser.add_argument("--cells", type=Path, required=True)
-    parser.add_argument("--only", action="append", help="only these data sets, backbones, strategies, slices")
+    parser.add_argument("--data", action="append", help=f"names of data sets (default: {', '.join(DATA_SETS)})")
+    parser.add_argument("--only", action="append", help="only these backbones, strategies, slices")
     parser.add_argument("--skip", action="append", default=[], help="none of these")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--cache", type=Path, required=True, help="features are kept here")
@@ -205,7 +206,7 @@ def main() -> None:
         found = results([cell for cell in read(arguments.cells) if cell["seed"] == 0], ids(around.catalogue))
         write_json(arguments.registry, add_results(read_json(arguments.registry), found))
         return
-    for name in cells(arguments.seeds):
+    for name in cells(arguments.data or DATA_SETS, arguments.seeds):
         words = {str(value) for value in name.values()}
         if (arguments.only and not words & set(arguments.only)) or words & set(arguments.skip):
             continue

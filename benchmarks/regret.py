@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, required=True)
     parser.add_argument("--choices", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True, help="unpacked data sets are kept here")
-    parser.add_argument("--only", action="append", choices=DATA_SETS, help="only these data sets")
+    parser.add_argument("--data", action="append", help=f"names of data sets (default: {', '.join(DATA_SETS)})")
     parser.add_argument("--without", action="append", default=[], choices=STRATEGIES, help="a grid without these")
     parser.add_argument("--seeds", type=int, default=1, help="train what was chosen so often, for the noise")
     parser.add_argument("--out", type=Path)
@@ -124,7 +124,7 @@ def main() -> None:
     ]
     around = environment(arguments.shared, arguments.cache)
     slices = []
-    for data, shots in itertools.product(arguments.only or DATA_SETS, SHOTS):
+    for data, shots in itertools.product(arguments.data or DATA_SETS, SHOTS):
         name = {"data": data, "shots": shots}
         cells = [cell for cell in every if name.items() <= cell.items() and _in_grid(cell)]
         if len(cells) < (len(STRATEGIES) - len(set(arguments.without))) * len(WEIGHTS) + 1:
