@@ -26,7 +26,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from grid import (
     AS_RECORDED,
     BASELINE,
@@ -53,10 +52,13 @@ from zoo.finetune.request import FinetuneRequest
 from zoo.finetune.resolve import Environment
 from zoo.progress import Silent
 from zoo.recommend.candidates import Limits
+from zoo.recommend.prior import REFERENCE
 from zoo.recommend.race import RUNG
 from zoo.recommend.run import recommend
 
 _IMAGENET_BEST = BASELINE["backbone"]
+_LEAST_ERROR = 0.01
+"""Lower rates are taken for this one, as where results are learnt from."""
 
 
 def choose(name: dict[str, Any], shared: Path, around: Environment, cells: Sequence[Cell]) -> dict[str, Any]:
@@ -148,7 +150,7 @@ def main() -> None:
     means = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if isinstance(rows[0][key], float)}
     report([*rows, {"slice": "mean", **means}], arguments.out)
     mean, sd = _rest(every, read(arguments.choices))
-    print(f"to its end a training multiplies the mistakes it makes after its race by exp({mean:.2f}), sd {sd:.2f}")
+    print(f"at its end a training makes exp({mean:.2f}) times the mistakes that its race promised, sd {sd:.2f}")
 
 
 def _row(name: dict[str, Any], cells: Sequence[Cell], cost: float, auto: Cell, again: Sequence[Cell]) -> dict[str, Any]:
@@ -170,21 +172,23 @@ def _row(name: dict[str, Any], cells: Sequence[Cell], cost: float, auto: Cell, a
 
 
 def _rest(cells: Sequence[Cell], choices: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """The logarithm of what the steps after a race make of the mistakes on validation images, in the mean over
-    trainings of the grid by how many there are, and its standard deviation."""
-    logs, weights = [], []
+    """What the mistakes of trainings at their end, on test images and beside those of a probe, were beside what races
+    had seen of both on validation images: the mean of the logarithm, and its standard deviation without the chance of
+    so few images, of whose mistakes half are taken to be common."""
+    logs, chance = [], []
     for made in choices:
+        probes = {heat["backbone"]: heat for heat in made["race"] if heat["strategy"] == REFERENCE}
         for heat in made["race"]:
             name = {"data": made["data"], "shots": made["shots"], "backbone": heat["backbone"].partition("@")[0]}
-            name["strategy"] = _in_words_of_grid(heat["strategy"])
-            cell = next((cell for cell in cells if name.items() <= cell.items()), None)
-            if heat["share"] == RUNG and cell is not None:
-                images = cell["images"] - cell["train_images"]
-                before, after = ((1 - each["val_accuracy"]) * images + 0.5 for each in (heat, cell))
-                logs.append(math.log(after / before))
-                weights.append(min(before, after))
-    mean = float(np.average(logs, weights=weights))
-    return mean, float(np.sqrt(np.average((np.array(logs) - mean) ** 2, weights=weights)))
+            ways = {cell["strategy"]: cell for cell in cells if name.items() <= cell.items()}
+            if heat["share"] == RUNG and ways:
+                pair = [ways[_in_words_of_grid(way)] for way in (heat["strategy"], REFERENCE)]
+                ours, probe = (max(1 - cell["test_accuracy"], _LEAST_ERROR) for cell in pair)
+                images = pair[0]["images"] - pair[0]["train_images"]
+                seen, before = ((1 - each["val_accuracy"]) * images + 0.5 for each in (heat, probes[heat["backbone"]]))
+                logs.append(math.log(ours / probe) - math.log(seen / before))
+                chance.append((seen + before) / 2 / (seen * before))
+    return statistics.mean(logs), math.sqrt(max(0, statistics.pvariance(logs) - statistics.mean(chance)))
 
 
 if __name__ == "__main__":

@@ -31,15 +31,15 @@ def _pair(data: str, probe: float, trained: float, per_class: int = 20) -> list[
 
 
 def test_nothing_known_is_nothing_expected() -> None:
-    found = expect([], "lp-ft", 20)
+    found = expect([], "lp-ft", "a/b@c", 20)
     assert (found.mean, found.data_sets) == (0, 0)
     assert found.sd > 0.3
-    assert expect(_pair("x", 0.5, 0.9), "probe", 20).error(0.1) == pytest.approx(0.1)
+    assert expect(_pair("x", 0.5, 0.9), "probe", "a/b@c", 20).error(0.1) == pytest.approx(0.1)
 
 
 def test_halved_mistakes_everywhere_are_expected_here() -> None:
     results = [row for name in "abcdefgh" for row in _pair(name, 0.8, 0.9)]
-    found = expect(results, "lp-ft", 20)
+    found = expect(results, "lp-ft", "a/b@c", 20)
     assert found.data_sets == 8
     assert found.error(0.3) == pytest.approx(0.15, rel=0.15)
     assert found.sd < 0.35
@@ -47,7 +47,7 @@ def test_halved_mistakes_everywhere_are_expected_here() -> None:
 
 def test_data_of_another_size_counts_less() -> None:
     near, far = _pair("near", 0.8, 0.9, per_class=20), _pair("far", 0.9, 0.8, per_class=1000)
-    assert expect([*near, *far], "lp-ft", 20).mean < 0 < expect([*near, *far], "lp-ft", 1000).mean
+    assert expect([*near, *far], "lp-ft", "a/b@c", 20).mean < 0 < expect([*near, *far], "lp-ft", "a/b@c", 1000).mean
 
 
 def test_many_backbones_on_one_data_set_are_one_data_set() -> None:
@@ -56,12 +56,28 @@ def test_many_backbones_on_one_data_set_are_one_data_set() -> None:
         for number in range(10)
         for strategy, accuracy in (("probe", 0.8), ("lp-ft", 0.9))
     ]
-    alone = expect(_pair("one", 0.8, 0.9), "lp-ft", 20)
-    assert expect(rows, "lp-ft", 20).mean == pytest.approx(alone.mean)
+    alone = expect(_pair("one", 0.8, 0.9), "lp-ft", "a/b@c", 20)
+    assert expect(rows, "lp-ft", "a/b@c", 20).mean == pytest.approx(alone.mean)
+
+
+def test_a_backbone_that_gains_more_than_others_is_expected_to() -> None:
+    accuracies = {"a/eager@c": {"probe": 0.8, "lp-ft": 0.9}, "a/stubborn@c": {"probe": 0.8, "lp-ft": 0.8}}
+    rows = [
+        _result(data, strategy, accuracy, backbone=backbone)
+        for data in "abc"
+        for backbone, of_backbone in accuracies.items()
+        for strategy, accuracy in of_backbone.items()
+    ]
+    eager, stubborn, unknown = (expect(rows, "lp-ft", name, 20) for name in ("a/eager@c", "a/stubborn@c", "a/new@c"))
+    # Halved by one and left by the other on three data sets, with nothing as a fourth.
+    assert unknown.mean == pytest.approx(math.log(0.5) / 2 * 3 / 4)
+    assert eager.mean == pytest.approx(2 * unknown.mean)
+    assert stubborn.mean == pytest.approx(0)
+    assert eager.sd == unknown.sd
 
 
 def test_what_is_seen_counts_by_how_much_it_tells() -> None:
-    prior = expect([], "lp-ft", 20)
+    prior = expect([], "lp-ft", "a/b@c", 20)
     few_probe, many_probe = np.arange(10) >= 4, np.arange(1000) >= 400
     few = prior.given(np.arange(10) >= 2, few_probe, _OVER)
     many = prior.given(np.arange(1000) >= 200, many_probe, _OVER)
@@ -76,22 +92,22 @@ def test_what_is_seen_counts_by_how_much_it_tells() -> None:
 
 def test_training_goes_on_after_a_look() -> None:
     right = np.arange(1000) >= 200
-    seen = expect([], "lp-ft", 20).given(right, right, Expectation(-0.2, 0.17, 0))
-    at_its_end = expect([], "lp-ft", 20).given(right, right, _OVER)
+    seen = expect([], "lp-ft", "a/b@c", 20).given(right, right, Expectation(-0.2, 0.17, 0))
+    at_its_end = expect([], "lp-ft", "a/b@c", 20).given(right, right, _OVER)
     assert seen.mean < at_its_end.mean
     assert seen.sd > at_its_end.sd
 
 
 def test_a_look_is_worth_it_where_it_tells_more_than_is_known() -> None:
-    nothing_known = expect([], "lp-ft", 20)
-    much_known = expect([row for number in range(50) for row in _pair(str(number), 0.8, 0.8)], "lp-ft", 20)
+    nothing_known = expect([], "lp-ft", "a/b@c", 20)
+    much_known = expect([row for number in range(50) for row in _pair(str(number), 0.8, 0.8)], "lp-ft", "a/b@c", 20)
     assert not nothing_known.would_learn(0.3, 0)
     assert not nothing_known.would_learn(0.3, 5)
     assert nothing_known.would_learn(0.3, 100)
     assert not nothing_known.would_learn(0.01, 100)  # one mistake or two
     assert nothing_known.would_learn(0.01, 3_000)
     assert not much_known.would_learn(0.3, 100)
-    assert not expect([], "probe", 20).would_learn(0.3, 10_000)
+    assert not expect([], "probe", "a/b@c", 20).would_learn(0.3, 10_000)
 
 
 def test_backbones_are_compared_on_the_same_data() -> None:

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -83,19 +83,28 @@ def _variance(disagreements: float, wrong: float, before: float) -> float:
     return disagreements / (wrong * before)
 
 
-def expect(results: Iterable[Result], strategy: str, per_class: float) -> Expectation:
+def expect(results: Iterable[Result], strategy: str, backbone: str, per_class: float) -> Expectation:
     """How a strategy's error rate compares with that of a probe of the same backbone, with so many images per class,
-    from results on other data."""
+    from results on other data: those of all backbones, and how this one, `<plugin>/<name>@<tag>`, departs from them.
+
+    Some backbones gain more from training than others. Of one about which nothing is known the others tell all.
+    """
     if strategy == REFERENCE:
         return Expectation(0.0, 1e-6, 0)
     results = list(results)
     probes = {(each.task, each.backbone): each for each in results if each.strategy == REFERENCE}
-    ratios = [
-        (each, _log_error(each) - _log_error(probes[each.task, each.backbone]))
-        for each in results
-        if each.strategy == strategy and (each.task, each.backbone) in probes
+    tasks: dict[tuple[str, int], list[tuple[Result, float]]] = defaultdict(list)
+    for each in results:
+        if each.strategy == strategy and (each.task, each.backbone) in probes:
+            tasks[each.task].append((each, _log_error(each) - _log_error(probes[each.task, each.backbone])))
+    departures = [
+        (each, ratio - statistics.fmean(other for _, other in found))
+        for found in tasks.values()
+        for each, ratio in found
+        if each.backbone == backbone
     ]
-    return _learnt(ratios, per_class)
+    common = _learnt([row for found in tasks.values() for row in found], per_class)
+    return replace(common, mean=common.mean + _learnt(departures, per_class).mean)
 
 
 def expect_probes(results: Iterable[Result], backbones: Sequence[str], per_class: float) -> dict[str, Expectation]:

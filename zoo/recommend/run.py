@@ -81,7 +81,7 @@ def recommend(
             backbone=backbone,
             strategy=strategy,
             probe_error=errors[backbone],
-            expectation=expect(results, strategy, per_class),
+            expectation=expect(results, strategy, backbone, per_class),
         )
         for (backbone, strategy), takes in seconds.items()
         if strategy == REFERENCE or limits.seconds is None or takes <= limits.seconds
