@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from zoo.catalogue.results import Result, add_results, read_results
 from zoo.recommend.prior import Expectation, Seen, expect, expect_probes, pooled_errors
+from zoo.recommend.race import Entrant, worth_most
 
 _OVER = Expectation(0.0, 0.0, 0)
 """A training that was looked at when it was over."""
@@ -74,6 +76,17 @@ def test_a_backbone_that_gains_more_than_others_is_expected_to() -> None:
     assert eager.mean == pytest.approx(2 * unknown.mean)
     assert stubborn.mean == pytest.approx(0)
     assert eager.sd == unknown.sd
+
+
+def test_training_must_promise_half_a_point() -> None:
+    gains = {gain: Expectation(math.log(1 - gain), 0.1, 6) for gain in (0.2, 0.01)}
+    probe = Entrant(backbone="a/b@c", strategy="probe", probe_error=0.2, expectation=expect([], "probe", "a/b@c", 20))
+    much, little = (replace(probe, strategy="lp-ft", expectation=gain) for gain in gains.values())
+    assert worth_most([much, probe]) is much
+    assert worth_most([little, probe]) is probe
+    assert worth_most([probe, little]) is probe
+    assert worth_most([little]) is little
+    assert worth_most([]) is None
 
 
 def test_what_is_seen_counts_by_how_much_it_tells() -> None:

@@ -37,6 +37,7 @@ _LIKE = {"similar": "like", "different": "unlike"}
 
 def explain(
     winner: Entrant,
+    likeliest: Entrant,
     best: Profile,
     elsewhere: Expectation,
     circumstances: Circumstances,
@@ -45,8 +46,9 @@ def explain(
 ) -> list[str]:
     """Sentences: the size of the data and its distance from the source, what was measured, what decided.
 
-    `best` is the profile of the backbone whose features tell most, `elsewhere` how its probes compare with those of the
-    other backbones on other data, `seconds` what the training takes at most.
+    `likeliest` is what should make the fewest mistakes, `best` the profile of the backbone whose features tell most,
+    `elsewhere` how its probes compare with those of the other backbones on other data, `seconds` what the training
+    takes at most.
     """
     size, similarity = circumstances.size, circumstances.similarity
     return [
@@ -58,7 +60,7 @@ def explain(
         f"nearest neighbours, to which nothing is fitted, {_percent(best.neighbour_accuracy)}.",
         _more(best.slope[1]),
         *_known(best, elsewhere),
-        *_decided(winner, heats),
+        *_decided(winner, likeliest, heats),
         _cost(seconds),
     ]
 
@@ -100,7 +102,7 @@ def _cost(seconds: float) -> str:
     return f"Its training takes about {shown} here, or less."
 
 
-def _decided(winner: Entrant, heats: Sequence[Heat]) -> list[str]:
+def _decided(winner: Entrant, likeliest: Entrant, heats: Sequence[Heat]) -> list[str]:
     found = []
     learnt, raced = winner.expectation, any(heat.strategy != REFERENCE for heat in heats)
     if winner.strategy != REFERENCE:
@@ -119,6 +121,11 @@ def _decided(winner: Entrant, heats: Sequence[Heat]) -> list[str]:
     if heats and not raced:
         found.append(
             f"{len(heats[0].right)} validation images tell less about training than other data sets did: nothing raced."
+        )
+    if winner.strategy == REFERENCE != likeliest.strategy:
+        found.append(
+            f"{likeliest.strategy} of {likeliest.backbone} should gain "
+            f"{100 * (winner.error - likeliest.error):.1f} points: too little to train for."
         )
     return [
         *found,

@@ -32,6 +32,9 @@ _REST = Expectation(mean=-0.15, sd=0.42, data_sets=6)
 """What the rest of its steps makes of the error rate of a training beside that of a probe, as `benchmarks/regret.py`
 measured it."""
 
+_WORTH = 0.005
+"""Half a point of accuracy: a training that promises less is not worth its time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entrant:
@@ -153,6 +156,14 @@ class Race:
             return request
         epochs = _epochs(request, len(self._data.of("train")))
         return replace(request, epochs=max(1, round(share * epochs)), patience=0)
+
+
+def worth_most(entrants: Sequence[Entrant]) -> Entrant | None:
+    """The first of them, the best first, unless it trains for next to nothing; None where there is none."""
+    probe = next((each for each in entrants if each.strategy == REFERENCE), None)
+    if probe is not None and probe.error - entrants[0].error < _WORTH:
+        return probe
+    return entrants[0] if entrants else None
 
 
 def training_seconds(request: FinetuneRequest, images: int, profile: Profile) -> float:

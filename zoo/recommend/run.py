@@ -25,7 +25,7 @@ from zoo.recommend.circumstances import Circumstances
 from zoo.recommend.explain import explain
 from zoo.recommend.prior import REFERENCE, Expectation, Seen, expect, expect_probes, pooled_errors
 from zoo.recommend.profile import Profile, profile
-from zoo.recommend.race import Entrant, Race, training_seconds
+from zoo.recommend.race import Entrant, Race, training_seconds, worth_most
 from zoo.recommend.separation import ncti
 from zoo.recommend.source import known_source
 from zoo.runtime.threads import available_threads
@@ -88,7 +88,7 @@ def recommend(
     )
     if any(each.expectation.would_learn(each.probe_error, len(data.of("val"))) for each in entrants):
         entrants = race.decide(entrants)
-    winner = next((each for each in entrants if asked.strategy in ("auto", each.strategy)), None)
+    winner = worth_most([each for each in entrants if asked.strategy in ("auto", each.strategy)])
     if winner is None:
         raise UsageError(f"no backbone can be trained with {asked.strategy} within {limits}; raise it")
     takes = seconds[winner.backbone, winner.strategy]
@@ -102,7 +102,9 @@ def recommend(
             "strategy": winner.strategy,
             "request": asdict(candidates[winner.backbone].request(asked, winner.strategy)),
             "quadrant": asdict(circumstances),
-            "why": explain(winner, profiles[0], elsewhere[profiles[0].backbone], circumstances, race.heats, takes),
+            "why": explain(
+                winner, entrants[0], profiles[0], elsewhere[profiles[0].backbone], circumstances, race.heats, takes
+            ),
             "ranking": _ranking(profiles, errors, candidates, milliseconds),
             "expected": [each.to_json() for each in entrants],
             "race": [asdict(heat) for heat in race.heats],
