@@ -37,8 +37,8 @@ from reporting import report
 from zoo.client.wire import Message, bytes_array, infer_request
 
 _CLIENTS = 4
-_SIDES = (20, 1200)
-"""Pixels of the smallest and the largest side of images."""
+_SMALLEST = 20
+"""Pixels of the smallest side of images."""
 _IMAGES = 32
 _RELOAD_SECONDS = 5.0
 
@@ -65,10 +65,11 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--every", type=float, default=30.0, help="seconds between two looks at the memory")
+    parser.add_argument("--largest", type=int, default=1200, help="pixels of the largest side of images")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    images = [_image(random.Random(number)) for number in range(_IMAGES)]
+    images = [_image(random.Random(number), arguments.largest) for number in range(_IMAGES)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(shutil.copy(arguments.model, Path(folder) / "soaked.onnx"))
         with _serve(path) as served:
@@ -123,7 +124,7 @@ def _request(images: list[bytes], chance: random.Random) -> tuple[str, str, Mess
     if kind == 2:
         return "POST", infer, infer_request({"image": bytes_array(chance.sample(images, 3))})
     if kind == 3:
-        pixels = np.zeros((1, chance.randrange(*_SIDES), chance.randrange(*_SIDES), 3), np.uint8)
+        pixels = np.zeros((1, *Image.open(io.BytesIO(image)).size, 3), np.uint8)
         return "POST", infer, infer_request({"image": pixels})
     if kind == 4:
         pixels = np.zeros((1, chance.randrange(20, 60), chance.randrange(20, 60), 3), np.uint8)
@@ -182,11 +183,11 @@ def _ask_by_grpc(served: Served, images: list[bytes]) -> None:
                 served.counts[f"gRPC {error.code().name.lower()}"] += 1
 
 
-def _image(chance: random.Random) -> bytes:
+def _image(chance: random.Random, largest: int) -> bytes:
     """A file of noise, JPEG or PNG, of some size."""
     pixels = np.frombuffer(chance.randbytes(30 * 40 * 3), np.uint8).reshape(30, 40, 3)
     file = io.BytesIO()
-    size = chance.randrange(*_SIDES), chance.randrange(*_SIDES)
+    size = chance.randint(_SMALLEST, largest), chance.randint(_SMALLEST, largest)
     Image.fromarray(pixels).resize(size).save(file, chance.choice(["jpeg", "png"]))
     return file.getvalue()
 

@@ -93,7 +93,7 @@ def test_it_says_what_to_train_and_why(recommendation: Path) -> None:
     assert any("validation images tell less about training" in sentence for sentence in found["why"])
     assert any(each.startswith(f"So: {found['strategy']} of {found['backbone']}") for each in found["why"])
     assert found["training_seconds"] > 0
-    assert found["why"][-1].startswith("Its training takes about ")
+    assert found["why"][-1].startswith("Its training takes ")
     assert not (recommendation / "race").exists()
 
 

@@ -98,6 +98,8 @@ def _known(best: Profile, elsewhere: Expectation) -> list[str]:
 
 
 def _cost(seconds: float) -> str:
+    if seconds < 1:
+        return "Its training takes less than a second here."
     shown = f"{seconds:.0f} seconds" if seconds < _IN_MINUTES else f"{seconds / 60:.0f} minutes"
     return f"Its training takes about {shown} here, or less."
 

@@ -31,7 +31,6 @@ RUNG = 0.3
 _REST = Expectation(mean=-0.15, sd=0.42, data_sets=6)
 """What the rest of its steps makes of the error rate of a training beside that of a probe, as `benchmarks/regret.py`
 measured it."""
-
 _WORTH = 0.005
 """Half a point of accuracy: a training that promises less is not worth its time."""
 
