@@ -149,8 +149,9 @@ def main() -> None:
         rows.append(_row(name, cells, made["cpu_seconds"] + auto["cpu_seconds"], auto, again))
     means = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if isinstance(rows[0][key], float)}
     report([*rows, {"slice": "mean", **means}], arguments.out)
-    mean, sd = _rest(every, read(arguments.choices))
-    print(f"at its end a training makes exp({mean:.2f}) times the mistakes that its race promised, sd {sd:.2f}")
+    if rest := _rest(every, read(arguments.choices)):
+        mean, sd = rest
+        print(f"at its end a training makes exp({mean:.2f}) times the mistakes that its race promised, sd {sd:.2f}")
 
 
 def _row(name: dict[str, Any], cells: Sequence[Cell], cost: float, auto: Cell, again: Sequence[Cell]) -> dict[str, Any]:
@@ -171,10 +172,10 @@ def _row(name: dict[str, Any], cells: Sequence[Cell], cost: float, auto: Cell, a
     }
 
 
-def _rest(cells: Sequence[Cell], choices: Sequence[dict[str, Any]]) -> tuple[float, float]:
+def _rest(cells: Sequence[Cell], choices: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
     """What the mistakes of trainings at their end, on test images and beside those of a probe, were beside what races
     had seen of both on validation images: the mean of the logarithm, and its standard deviation without the chance of
-    so few images, of whose mistakes half are taken to be common."""
+    so few images, of whose mistakes half are taken to be common; None where nothing raced."""
     logs, chance = [], []
     for made in choices:
         probes = {heat["backbone"]: heat for heat in made["race"] if heat["strategy"] == REFERENCE}
@@ -188,6 +189,8 @@ def _rest(cells: Sequence[Cell], choices: Sequence[dict[str, Any]]) -> tuple[flo
                 seen, before = ((1 - each["val_accuracy"]) * images + 0.5 for each in (heat, probes[heat["backbone"]]))
                 logs.append(math.log(ours / probe) - math.log(seen / before))
                 chance.append((seen + before) / 2 / (seen * before))
+    if not logs:
+        return None
     return statistics.mean(logs), math.sqrt(max(0, statistics.pvariance(logs) - statistics.mean(chance)))
 
 
